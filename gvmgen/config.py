@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from shards.spec import CODE_RATE, CODEBOOK_SIZE, FRAME_RATE, NUM_CODEBOOKS
@@ -12,7 +13,7 @@ Pooling = Literal["average", "sum", "preserve"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """One GVMGen network: the feature transformation (publication, section 3.2) and the temporal decoder (3.3)."""
+    """One GVMGen network: feature transformation (publication, section 3.2) and temporal decoder (3.3)."""
 
     # feature transformation
     feature_dim: int = 1024  # width of a CLIP patch feature, and of the feature transformation
@@ -29,7 +30,9 @@ class ModelConfig:
     num_layers: int = 24
     num_heads: int = 16
     feed_forward_scale: int = 4
-    temporal_cross_attention: bool = True  # off: the conditions are averaged and added to every step (table 5)
+    temporal_cross_attention: bool = (
+        True  # off: the conditions are averaged and added to every step (table 5)
+    )
     frame_positions: bool = True  # our time axis on the visual memory; off for imported weights
     dropout: float = 0.0
 
@@ -91,3 +94,76 @@ def model_config(preset: str) -> ModelConfig:
     if preset not in MODEL_PRESETS:
         raise ValueError(f"unknown preset {preset!r}; known: {', '.join(MODEL_PRESETS)}")
     return MODEL_PRESETS[preset]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run. The defaults are the publication's recipe (section 4.2)."""
+
+    # where things lie
+    data: str = "data"  # folder that holds shards/
+    runs: str = "runs"
+    run: str | None = None  # the run's name; the preset's by default
+
+    # what is learned; another value is another run
+    preset: str = "small"
+    model: dict[str, Any] = field(default_factory=dict)  # ModelConfig settings that differ from the preset
+    init: str | None = None  # a model folder, a checkpoint or MusicGen weights to start from
+    lr: float = 1e-5
+    weight_decay: float = 0.01
+    batch_size: int = 6  # segments an optimiser step, over all processes
+    epochs: int = 150
+    steps: int | None = None  # optimiser steps; overrules epochs
+    warmup_steps: int = 4000
+    guidance_dropout: float = 0.3  # share of segments trained without their video
+    max_grad_norm: float = 1.0  # not in the publication; MusicGen's
+    crop_s: float | None = None  # a random stretch of each segment, whole seconds; all of it by default
+    precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp32
+    seed: int = 0
+
+    # how it runs; may change from one start to the next
+    grad_accum: int = 1  # pieces that a batch is cut into, for memory; the result is the same
+    save_every: int = 1000  # optimiser steps
+    keep_last: int = 3  # checkpoints
+    eval_every: int = 1000  # optimiser steps; 0 never
+    log_every: int = 10  # optimiser steps
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "epochs", "grad_accum", "save_every", "keep_last", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("warmup_steps", "eval_every", "weight_decay", "max_grad_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        if not self.lr > 0:
+            raise ValueError(f"lr is {self.lr}; it must be above 0")
+        if not 0 <= self.guidance_dropout <= 1:
+            raise ValueError(f"guidance_dropout is {self.guidance_dropout}; it is a share, 0 to 1")
+        if self.precision not in ("auto", "no", "bf16", "fp16"):
+            raise ValueError(f"precision {self.precision!r} is unknown; known: auto, no, bf16, fp16")
+        if self.batch_size % self.grad_accum:
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of grad_accum {self.grad_accum}")
+
+    @property
+    def run_folder(self) -> Path:
+        return Path(self.runs) / (self.run or self.preset)
+
+    @property
+    def model_config(self) -> ModelConfig:
+        return ModelConfig.from_json(model_config(self.preset).to_json() | self.model)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The settings that a resumed run must share with the run it resumes."""
+        free = {"data", "runs", "run", "grad_accum", "save_every", "keep_last", "eval_every", "log_every"}
+        return {name: value for name, value in asdict(self).items() if name not in free}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"unknown training settings {unknown}; known: {sorted(known)}")
+        return cls(**values)
