@@ -1,0 +1,157 @@
+"""A run's folder: its settings, its checkpoints, and the model a user gets without naming one. No torch.
+
+runs/<name>/config.json                      what the run is made of
+runs/<name>/metrics.jsonl                    one line a logged step
+runs/<name>/checkpoints/step_00001000/       model, optimiser and state, whole or absent
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gvmgen.encoders.presets import POCKET_DIR
+from shards.spec import fingerprint_differences
+
+CHECKPOINT_NAME = re.compile(r"step_(\d{8})")
+STATE = "state.json"
+MODEL_CONFIG = "config.json"
+MODEL_IN_THE_BOX = POCKET_DIR / "model"
+
+
+class RunFolder:
+    """`runs/<name>`, held by one process at a time."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+
+    def claim(self) -> None:
+        """Make the folder and hold it until this process ends. Raises ValueError where another holds it."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("a")  # the kernel lets go of it even after SIGKILL
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{self.path}: another gvm-train is at work in it. Wait for it, or pass another --run NAME"
+            ) from error
+        for leftover in self.checkpoints.glob(".*.tmp"):
+            shutil.rmtree(leftover)
+
+    def settle(self, settings: Mapping[str, Any], accept_changes: bool) -> None:
+        """Record what the run is made of. Raises ValueError with the differences from what it was made of."""
+        file = self.path / "config.json"
+        if file.exists() and self.latest() and not accept_changes:
+            differences = fingerprint_differences(json.loads(file.read_text()), _plain(settings))
+            if differences:
+                raise ValueError(
+                    f"{self.path} was made with other settings: {'; '.join(differences)}. "
+                    "Start another run with --run NAME, or go on with the new settings: --accept-changes"
+                )
+        write_text(file, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+    def latest(self) -> Path | None:
+        """The checkpoint of the highest step."""
+        return max(complete_checkpoints(self.path), key=step_of, default=None)
+
+    def save(self, step: int, fill: Callable[[Path], None], keep_last: int) -> Path:
+        """A checkpoint that `fill` writes into the folder it is given; then the oldest ones go."""
+        folder = self.checkpoints / f"step_{step:08d}"
+        aside = self.checkpoints / f".{folder.name}.{os.getpid()}.tmp"
+        try:
+            aside.mkdir()
+            fill(aside)
+            for path in (*aside.iterdir(), aside):
+                sync(path)
+            if folder.exists():  # the same step again, after --accept-changes
+                shutil.rmtree(folder)
+            aside.rename(folder)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        sync(self.checkpoints)
+        for old in sorted(complete_checkpoints(self.path), key=step_of)[:-keep_last]:
+            shutil.rmtree(old)
+        return folder
+
+
+def complete_checkpoints(run: Path) -> list[Path]:
+    return [
+        folder
+        for folder in (run / "checkpoints").glob("step_*")
+        if CHECKPOINT_NAME.fullmatch(folder.name) and (folder / STATE).is_file()
+    ]
+
+
+def step_of(checkpoint: Path) -> int:
+    match = CHECKPOINT_NAME.fullmatch(checkpoint.name)
+    assert match, checkpoint
+    return int(match[1])
+
+
+def find_model(model: str | None, runs: Path, preset: str | None) -> Path:
+    """The folder of `model`, else the newest checkpoint in `runs`, else the model in the box.
+
+    model: a model folder, or a run's folder. preset: take no model of another preset.
+    Raises ValueError that says what was looked for and where.
+    """
+    if model is not None:
+        return _named_model(Path(model))
+    found = [checkpoint for run in runs.glob("*") for checkpoint in complete_checkpoints(run)]
+    candidates = [path for path in found if preset in (None, preset_of(path))]
+    if candidates:
+        return max(candidates, key=lambda path: ((path / STATE).stat().st_mtime_ns, step_of(path)))
+    if preset in (None, "pocket") and (MODEL_IN_THE_BOX / MODEL_CONFIG).is_file():
+        return MODEL_IN_THE_BOX
+    raise ValueError(
+        f"no model of preset {preset or 'pocket'}: found none in {runs}/*/checkpoints"
+        + ("" if preset in (None, "pocket") else ", and the model in the box is pocket's")
+        + f". Train one: gvm-train --preset {preset or 'pocket'}; or name one: --model FOLDER"
+        + ("" if preset in (None, "pocket") else "; or use the small one: --preset pocket")
+    )
+
+
+def _named_model(path: Path) -> Path:
+    if (path / MODEL_CONFIG).is_file() and not (path / "checkpoints").is_dir():
+        return path
+    newest = RunFolder(path).latest()
+    if newest is None:
+        what = "no such folder" if not path.exists() else "neither a model folder nor a run with checkpoints"
+        raise ValueError(f"--model {path}: {what}. A model folder holds {MODEL_CONFIG} and model.safetensors")
+    return newest
+
+
+def preset_of(model: Path) -> str | None:
+    """The preset that a model folder says it is of."""
+    preset = json.loads((model / MODEL_CONFIG).read_text()).get("preset")
+    return preset if isinstance(preset, str) else None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file whole: written aside, synced, renamed."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside.write_text(text)
+    sync(aside)
+    aside.rename(path)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what a file or a folder holds now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _plain(settings: Mapping[str, Any]) -> Any:
+    """As JSON would give it back: tuples are lists."""
+    return json.loads(json.dumps(settings))
