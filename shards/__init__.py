@@ -1,1 +1,1 @@
-"""The on-disk contract between `gvm-prep encode` and `gvm-train`: what a shard is, written and read. No torch."""
+"""The on-disk contract between `gvm-prep encode` and `gvm-train`: a shard, written and read. No torch."""

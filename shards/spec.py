@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,18 @@ CODES = "codes.npy"  # int16 [K, T]
 META = "meta.json"
 FIELDS = (FEATURES, CODES, META)
 
-KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")  # a dot would split the key in a WebDataset reader
+# A dot would split the key in a WebDataset reader; a plain tar header holds a name of 100 bytes.
+KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 Fingerprint = Mapping[str, Any]  # plain JSON: what made the data; see gvmgen.encoders
 
 
 class ShardError(ValueError):
     """A shard, a commit record or a sample breaks the contract. Says which, where, and what to run."""
+
+
+class ShardBusyError(ShardError):
+    """Another live process is writing this shard."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,21 @@ class Sample:
     features: np.ndarray  # float16 [F, P, D]
     codes: np.ndarray  # int16 [K, T]
     meta: dict[str, Any] = field(default_factory=dict)  # the manifest row, frame times in seconds
+
+
+def tar_path(directory: Path, shard: int) -> Path:
+    """`000042.tar`; its commit record and failures lie beside it."""
+    if not 0 <= shard <= 999_999:
+        raise ShardError(f"shard {shard}: a shard number lies in 0 … 999999")
+    return directory / f"{shard:06d}.tar"
+
+
+def record_path(directory: Path, shard: int) -> Path:
+    return tar_path(directory, shard).with_suffix(".json")
+
+
+def failures_path(directory: Path, shard: int) -> Path:
+    return tar_path(directory, shard).with_suffix(".failures.jsonl")
 
 
 def num_frames(duration_s: float) -> int:
@@ -64,7 +85,7 @@ def check_sample(sample: Sample, where: str) -> None:
         raise ShardError(f"{where}: sample {sample.key}: {what}")
 
     if not KEY_PATTERN.fullmatch(sample.key):
-        refuse("a key holds only letters, digits, '_' and '-'")
+        refuse("a key is 1 to 80 letters, digits, '_' and '-'")
     features, codes = sample.features, sample.codes
     if features.dtype != np.float16 or features.ndim != 3 or features.shape[1] != NUM_PATCHES:
         refuse(
@@ -75,6 +96,14 @@ def check_sample(sample: Sample, where: str) -> None:
         refuse(
             f"{CODES} is {codes.dtype} {codes.shape}, spec {SPEC_VERSION} wants int16 ({NUM_CODEBOOKS}, T)"
         )
+    if "duration_s" in sample.meta:
+        duration_s = sample.meta["duration_s"]
+        wanted = (num_frames(duration_s), num_code_frames(duration_s))
+        if (features.shape[0], codes.shape[1]) != wanted:
+            refuse(
+                f"holds {features.shape[0]} frames and {codes.shape[1]} code frames, "
+                f"spec {SPEC_VERSION} wants {wanted[0]} and {wanted[1]} for {duration_s} s"
+            )
     if not np.isfinite(features).all():
         refuse(f"{FEATURES} holds values that are not finite")
     if codes.size and (codes.min() < 0 or codes.max() >= CODEBOOK_SIZE):

@@ -1,0 +1,220 @@
+"""A shard: written aside, fsynced, renamed, then the commit record that makes it exist.
+
+Killed at any moment, a write leaves the shard absent or complete; the same samples give the same bytes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from shards.record import FieldRecord, SampleRecord, ShardRecord, canonical_json
+from shards.spec import (
+    CODE_RATE,
+    CODES,
+    FEATURES,
+    META,
+    SPEC_VERSION,
+    Fingerprint,
+    Sample,
+    ShardBusyError,
+    ShardError,
+    check_sample,
+    record_path,
+    tar_path,
+)
+
+TAR_BLOCK = 512  # bytes; a header is one block, a payload is padded to whole blocks
+TAR_MTIME = 946_684_800  # 2000-01-01, for every member: the same samples give the same bytes
+
+
+def write_shard(
+    directory: Path,
+    shard: int,
+    samples: Iterable[Sample],
+    *,
+    plan_hash: str,
+    fingerprint: Fingerprint,
+    left_out: Sequence[dict[str, Any]] = (),
+) -> ShardRecord:
+    """Write one shard and its commit record, replacing a former one. One sample is in memory at a time.
+
+    `left_out` is read after the last sample, so the caller may fill it while `samples` runs. An error in
+    `samples` leaves what was there before. Raises ShardError for a sample that breaks the contract,
+    ShardBusyError where another process writes this shard.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    tar, record_file = tar_path(directory, shard), record_path(directory, shard)
+    with _only_writer(directory, shard):
+        with _written_aside(tar) as (file, commit):
+            hashed = _HashedFile(file)
+            sample_records = tuple(_write_samples(hashed, samples, str(tar)))
+            # A former record must never stand beside the new tar.
+            record_file.unlink(missing_ok=True)
+            _sync_directory(directory)
+            commit()
+        record = ShardRecord(
+            spec_version=SPEC_VERSION,
+            shard=shard,
+            plan_hash=plan_hash,
+            fingerprint=_plain_json(fingerprint),
+            tar_bytes=hashed.size,
+            tar_sha256=hashed.sha256.hexdigest(),
+            samples=sample_records,
+            left_out=tuple(_plain_json(left_out)),
+        )
+        write_durably(record_file, record.to_bytes())
+    return record
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace a file so that, killed or unplugged at any moment, the old bytes or the new ones are there."""
+    with _written_aside(path) as (file, commit):
+        file.write(data)
+        commit()
+
+
+def _write_samples(file: _HashedFile, samples: Iterable[Sample], where: str) -> Iterator[SampleRecord]:
+    from webdataset import TarWriter  # it loads torch where there is one
+
+    keys: set[str] = set()
+    with TarWriter(file, encoder=False, user="", group="", mtime=TAR_MTIME, compress=False) as tar:
+        for sample in samples:
+            check_sample(sample, where)
+            if sample.key in keys:
+                raise ShardError(f"{where}: sample {sample.key} comes twice; a key names one sample")
+            keys.add(sample.key)
+            payloads = _payloads(sample)
+            start = tar.tarstream.offset
+            tar.write({"__key__": sample.key, **payloads})
+            yield _sample_record(sample, payloads, start)
+
+
+def _payloads(sample: Sample) -> dict[str, bytes]:
+    """The sample's fields as bytes, in the order TarWriter writes them."""
+    meta = {**sample.meta, "key": sample.key}
+    return {
+        CODES: _npy_bytes(sample.codes),
+        FEATURES: _npy_bytes(sample.features),
+        META: canonical_json(meta) + b"\n",
+    }
+
+
+def _npy_bytes(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _sample_record(sample: Sample, payloads: dict[str, bytes], start: int) -> SampleRecord:
+    arrays = {CODES: sample.codes, FEATURES: sample.features}
+    fields = {}
+    for name, payload in payloads.items():
+        array = arrays.get(name)
+        fields[name] = FieldRecord(
+            offset=start + TAR_BLOCK,
+            size=len(payload),
+            crc32=zlib.crc32(payload),
+            dtype=None if array is None else str(array.dtype),
+            shape=() if array is None else array.shape,
+        )
+        start += TAR_BLOCK + -(-len(payload) // TAR_BLOCK) * TAR_BLOCK
+    return SampleRecord(
+        key=sample.key,
+        split=sample.meta.get("split", "train"),
+        duration_s=float(sample.meta.get("duration_s", sample.codes.shape[1] / CODE_RATE)),
+        fields=fields,
+    )
+
+
+class _HashedFile:
+    """A file that hashes what goes through it, so that a shard is read only by its readers."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        self.size += len(data)
+        return self.file.write(data)
+
+
+@contextmanager
+def _only_writer(directory: Path, shard: int) -> Iterator[None]:
+    """Hold this shard against every other process; the kernel lets go when the holder dies."""
+    lock = directory / f".{shard:06d}.lock"
+    with _locked(lock, shard):
+        for leftover in directory.glob(f".{shard:06d}.*.tmp"):
+            leftover.unlink(missing_ok=True)  # nobody else may write this shard now: its writer is dead
+        yield
+        lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(lock: Path, shard: int) -> Iterator[None]:
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ShardBusyError(
+                    f"{lock.parent}: shard {shard} is being written by another process; "
+                    f"let it finish, or stop it and run again"
+                ) from error
+            if _is_at(descriptor, lock):
+                yield
+                return
+            # The former holder removed its lock file between our open and our lock: take a fresh one.
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _written_aside(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], None]]]:
+    """A file beside `path`, and a `commit` that makes it `path`, durably. Uncommitted, it vanishes."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    def commit() -> None:
+        file.flush()
+        os.fsync(file.fileno())
+        aside.rename(path)
+        _sync_directory(path.parent)
+
+    try:
+        with aside.open("wb") as file:
+            yield file, commit
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _plain_json(value: Any) -> Any:
+    """The value as a reader of the record will see it."""
+    return json.loads(canonical_json(value))
