@@ -24,6 +24,7 @@ class ModelConfig:
     spatial_cross_attention_every: int = 2  # layers 0, 2, 4; 0 turns spatial cross-attention off (table 5)
     pooling: Pooling = "average"  # over queries, eq. 6
     transformation_dropout: float = 0.1
+    transformation_norm_eps: float = 1e-12  # as the official code and Q-Former; CLIP's `ln_post` keeps 1e-5
 
     # temporal decoder
     dim: int = 1024

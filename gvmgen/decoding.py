@@ -1,0 +1,200 @@
+"""Conditions -> codes: the sampling loop, and the plain engine that computes its steps.
+
+B batch, K codebooks, T code frames, S = T + K - 1 delayed steps, V codebook size, M length of the visual
+memory, R rows of an engine (2 B under guidance: the rows that see the video, then the same without it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gvmgen.delay import delay, undelay
+from gvmgen.model import GVMGen, KeyValue
+
+Progress = Callable[[int, int], None]
+
+UNFILLED = -1  # in delayed steps: a code that is still to be chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How the next code is chosen."""
+
+    guidance: float = 3.0  # weight of the video against no video; 1 turns guidance off and halves the work
+    top_k: int = 250  # 0: all
+    top_p: float = 0.0  # smallest set of ids whose probabilities reach top_p; 0: all
+    temperature: float = 1.0  # 0: always the most likely id
+
+    def __post_init__(self) -> None:
+        if self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}; give 0 (all ids) or more")
+        if not 0.0 <= self.top_p <= 1.0:
+            raise ValueError(f"top_p is {self.top_p}; give 0 (all ids) … 1")
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}; give 0 (greedy) or more")
+
+
+class DecodingEngine(Protocol):
+    """Computes the decoder's next logits. It holds R rows and remembers the steps it has read."""
+
+    def prefill(self, codes: Tensor) -> Tensor:
+        """Read the first steps, int64 [R, K, S]. Returns the logits after the last, float32 [R, K, V]."""
+        ...
+
+    def step(self, codes: Tensor) -> Tensor:
+        """Read one more step, int64 [R, K]. Returns the logits after it, float32 [R, K, V]."""
+        ...
+
+
+class PlainEngine:
+    """The network itself, with preallocated caches; the visual memory's keys and values are computed once."""
+
+    def __init__(self, model: GVMGen, conditions: Tensor, max_steps: int) -> None:
+        """conditions: [R, M, dim]. max_steps: how many steps the caches hold."""
+        config = model.config
+        weight = model.decoder.heads.weight
+        self.decoder = model.decoder
+        self.num_read = 0
+        self.num_conditions = conditions.shape[1]
+        conditions = conditions.to(weight.device, weight.dtype)
+        self.memories = self.decoder.memories(conditions)
+        self.summary = model.summary(conditions)
+        shape = (conditions.shape[0], config.num_heads, max_steps, config.dim // config.num_heads)
+        self.caches = [
+            KeyValue(weight.new_empty(shape), weight.new_empty(shape)) for _ in self.decoder.layers
+        ]
+
+    def prefill(self, codes: Tensor) -> Tensor:
+        return self._read(codes)
+
+    def step(self, codes: Tensor) -> Tensor:
+        return self._read(codes[:, :, None])
+
+    def _read(self, codes: Tensor) -> Tensor:
+        start, num_steps = self.num_read, codes.shape[2]
+        x = self.decoder.embed(codes, start, self.summary)
+        bias = self.decoder.position_bias(start, num_steps, self.num_conditions, x.device)
+        bias = None if bias is None else bias.to(x.dtype)
+        x = self.decoder(x, self.memories, bias, self.caches, start)
+        self.num_read += num_steps
+        return self.decoder.predict(x[:, -1:])[:, :, 0].float()  # [R, K, 1, V] -> [R, K, V]
+
+
+def guided_conditions(conditions: Tensor, guidance: float) -> Tensor:
+    """[B, M, dim] -> [R, M, dim]: under guidance, the same rows once more without the video."""
+    return conditions if guidance == 1.0 else torch.cat([conditions, torch.zeros_like(conditions)])
+
+
+@torch.inference_mode()
+def generate_codes(
+    model: GVMGen,
+    conditions: Tensor,
+    num_code_frames: int,
+    sampling: SamplingConfig,
+    seeds: Sequence[int],
+    prompt: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Compose codes int64 [B, K, T] for the visual memory `conditions` [B, M, dim].
+
+    seeds: one per row; a row depends on its own only. prompt: int64 [B, K, T'], kept as the first T' frames.
+    progress: called with (steps done, steps in all).
+    """
+    max_steps = num_code_frames + model.config.num_codebooks - 1
+    engine = PlainEngine(model, guided_conditions(conditions, sampling.guidance), max_steps)
+    return sample_codes(
+        engine,
+        num_code_frames,
+        sampling,
+        seeds,
+        prompt=first_codes(model, len(seeds), prompt),
+        pad_id=model.config.pad_id,
+        progress=progress,
+    )
+
+
+def first_codes(model: GVMGen, batch: int, prompt: Tensor | None) -> Tensor:
+    """The prompt on the model's device, int64 [B, K, T']; without one T' is 0."""
+    device = model.decoder.heads.weight.device
+    if prompt is None:
+        return torch.empty(batch, model.config.num_codebooks, 0, dtype=torch.int64, device=device)
+    return prompt.to(device, torch.int64)
+
+
+@torch.inference_mode()
+def sample_codes(
+    engine: DecodingEngine,
+    num_code_frames: int,
+    sampling: SamplingConfig,
+    seeds: Sequence[int],
+    *,
+    prompt: Tensor,
+    pad_id: int,
+    progress: Progress | None = None,
+    pad_tail: bool = False,
+) -> Tensor:
+    """The loop over steps, for any engine. Arguments as `generate_codes`; T' of the prompt may be 0.
+
+    pad_tail: in the last K - 1 steps feed pads to codebooks that have all their codes, as the official code
+    does. No training crop holds such steps, so by default each codebook goes on and the surplus is dropped.
+    """
+    delayed = unfilled_steps(prompt, num_code_frames, pad_id, pad_tail)  # [B, K, S]
+    num_steps, first = delayed.shape[2], prompt.shape[2]
+    draws = uniform_draws(seeds, num_steps, delayed.shape[1]).to(delayed.device)  # [B, S, K]
+    rows = 1 if sampling.guidance == 1.0 else 2
+    inputs = torch.nn.functional.pad(delayed[:, :, :first], (1, 0), value=pad_id)
+    logits = engine.prefill(inputs.repeat(rows, 1, 1))
+    for step in range(first, num_steps):
+        chosen = choose(guide(logits, sampling.guidance), sampling, draws[:, step])
+        known = delayed[:, :, step]
+        delayed[:, :, step] = torch.where(known == UNFILLED, chosen, known)
+        if step + 1 < num_steps:
+            logits = engine.step(delayed[:, :, step].repeat(rows, 1))
+        if progress is not None:
+            progress(step + 1, num_steps)
+    return undelay(delayed)
+
+
+def unfilled_steps(prompt: Tensor, num_code_frames: int, pad_id: int, pad_tail: bool) -> Tensor:
+    """A prompt [B, K, T'] as delayed steps int64 [B, K, T + K - 1], `UNFILLED` where a code is to come."""
+    num_codebooks, num_given = prompt.shape[1:]
+    if num_given > num_code_frames:
+        raise ValueError(f"the prompt has {num_given} code frames, the piece only {num_code_frames}")
+    missing = num_code_frames - num_given + (0 if pad_tail else num_codebooks - 1)
+    codes = torch.nn.functional.pad(prompt, (0, missing), value=UNFILLED)
+    return delay(codes, pad_id)[:, :, : num_code_frames + num_codebooks - 1].contiguous()
+
+
+def uniform_draws(seeds: Sequence[int], num_steps: int, num_codebooks: int) -> Tensor:
+    """float32 [B, S, K] in [0, 1), drawn on the CPU: a row gets the same in any batch, on any device."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return torch.stack([torch.rand(num_steps, num_codebooks, generator=g) for g in generators])
+
+
+def guide(logits: Tensor, guidance: float) -> Tensor:
+    """Logits [R, K, V] -> [B, K, V]: away from what the model would compose without the video."""
+    if guidance == 1.0:
+        return logits
+    seeing, blind = logits.chunk(2)
+    return blind + (seeing - blind) * guidance
+
+
+def choose(logits: Tensor, sampling: SamplingConfig, draws: Tensor) -> Tensor:
+    """One id of every codebook: logits [B, K, V], draws [B, K] in [0, 1) -> int64 [B, K]."""
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1)
+    num_ids = min(sampling.top_k or logits.shape[-1], logits.shape[-1])
+    top, ids = logits.topk(num_ids, dim=-1)  # sorted, the most likely first
+    cumulative = (top / sampling.temperature).softmax(dim=-1).cumsum(dim=-1)
+    if 0.0 < sampling.top_p < 1.0:
+        num_kept = (cumulative < sampling.top_p).sum(dim=-1, keepdim=True).clamp(max=num_ids - 1)
+        total = cumulative.gather(-1, num_kept)
+    else:
+        total = cumulative[..., -1:]
+    place = torch.searchsorted(cumulative, draws[..., None] * total, right=True)
+    return ids.gather(-1, place.clamp(max=num_ids - 1))[..., 0]

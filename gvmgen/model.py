@@ -1,0 +1,384 @@
+"""The network: patch features of video frames -> conditions -> logits of the music's codes.
+
+B batch, F video frames, P patches, Q queries, D width, H heads, K codebooks, T code frames, S delayed steps,
+V codebook size, M length of the visual memory (F, or F * Q where the queries are preserved).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as fn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gvmgen.config import ModelConfig
+from gvmgen.delay import align_logits, decoder_inputs
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """[B, S, D] -> [B, H, S, D / H]."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[B, H, S, D / H] -> [B, S, D]."""
+    return x.transpose(1, 2).flatten(-2)
+
+
+class SpatialAttention(nn.Module):
+    """Attention of the queries to themselves or to their frame's patches, then dense, LayerNorm, dropout.
+
+    There is no residual around it: so does the official code, which the publication does not say.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.feature_dim
+        self.num_heads = config.transformation_num_heads
+        self.dropout_rate = config.transformation_dropout
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.dense = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim, eps=config.transformation_norm_eps)
+
+    def forward(self, queries: Tensor, source: Tensor) -> Tensor:
+        """queries: [B * F, Q, D]; source: [B * F, Q or P, D]. Returns [B * F, Q, D]."""
+        query = split_heads(self.query(queries), self.num_heads)
+        key, value = (split_heads(x, self.num_heads) for x in self.key_value(source).chunk(2, dim=-1))
+        rate = self.dropout_rate if self.training else 0.0
+        mixed = fn.scaled_dot_product_attention(query, key, value, dropout_p=rate)
+        return fn.dropout(self.norm(self.dense(self.out(merge_heads(mixed)))), rate, self.training)
+
+
+class TransformationLayer(nn.Module):
+    """Spatial self-attention, spatial cross-attention where the layer has one, feed-forward (section 3.2)."""
+
+    def __init__(self, config: ModelConfig, has_cross_attention: bool) -> None:
+        super().__init__()
+        dim = config.feature_dim
+        self.dropout_rate = config.transformation_dropout
+        self.self_attention = SpatialAttention(config)
+        self.cross_attention = SpatialAttention(config) if has_cross_attention else None
+        self.up = nn.Linear(dim, 2 * dim)
+        self.down = nn.Linear(2 * dim, dim)
+        self.norm = nn.LayerNorm(dim, eps=config.transformation_norm_eps)
+
+    def forward(self, queries: Tensor, patches: Tensor) -> Tensor:
+        """queries: [B * F, Q, D]; patches: [B * F, P, D]. Returns [B * F, Q, D]."""
+        queries = self.self_attention(queries, queries)
+        if self.cross_attention is not None:
+            queries = self.cross_attention(queries, patches)
+        update = self.norm(self.down(fn.gelu(self.up(queries))))
+        return fn.dropout(queries + update, self.dropout_rate, self.training)
+
+
+class FeatureTransformation(nn.Module):
+    """Patch features -> one condition a frame (section 3.2): trainable music queries look at each frame."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim, every = config.feature_dim, config.spatial_cross_attention_every
+        self.config = config
+        self.queries = nn.Parameter(torch.empty(config.num_queries, dim))
+        self.norm = nn.LayerNorm(dim, eps=config.transformation_norm_eps)
+        self.layers = nn.ModuleList(
+            TransformationLayer(config, has_cross_attention=every > 0 and layer % every == 0)
+            for layer in range(config.transformation_num_layers)
+        )
+        self.norm_out = nn.LayerNorm(dim)  # CLIP's `ln_post`, trained
+        self.projection = nn.Linear(dim, config.projection_dim, bias=False)  # CLIP's `proj`, trained
+        self.output = nn.Linear(config.projection_dim, config.dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features: [B, F, P, D]. Returns [B, F, dim], or [B, F * Q, dim] where the queries are preserved."""
+        batch, num_frames = features.shape[:2]
+        patches = features.flatten(0, 1).to(self.queries.dtype)  # [B, F, P, D] -> [B * F, P, D]
+        queries = self.norm(self.queries).expand(batch * num_frames, -1, -1)
+        queries = fn.dropout(queries, self.config.transformation_dropout, self.training)
+        for layer in self.layers:
+            queries = layer(queries, patches)
+        return self.output(self.projection(self.norm_out(self._pool(queries, batch))))
+
+    def _pool(self, queries: Tensor, batch: int) -> Tensor:
+        """[B * F, Q, D] -> [B, F, D] or [B, F * Q, D]; eq. 6."""
+        if self.config.pooling == "preserve":
+            return queries.reshape(batch, -1, queries.shape[-1])
+        pooled = queries.mean(dim=1) if self.config.pooling == "average" else queries.sum(dim=1)
+        return pooled.unflatten(0, (batch, -1))
+
+
+class KeyValue(NamedTuple):
+    """What attention reads. key, value: [B, H, length, D / H]."""
+
+    key: Tensor
+    value: Tensor
+
+
+class SelfAttention(nn.Module):
+    """Causal attention of the code steps, with one fused projection."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.query_key_value = nn.Linear(config.dim, 3 * config.dim, bias=False)
+        self.out = nn.Linear(config.dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor, cache: KeyValue | None, start: int) -> Tensor:
+        """x: [B, S, D], steps `start` … `start + S - 1`. A cache holds the steps before, and takes these."""
+        chunks = self.query_key_value(x).chunk(3, dim=-1)
+        query, key, value = (split_heads(chunk, self.num_heads) for chunk in chunks)
+        if cache is not None:
+            stop = start + x.shape[1]
+            cache.key[:, :, start:stop] = key
+            cache.value[:, :, start:stop] = value
+            key, value = cache.key[:, :, :stop], cache.value[:, :, :stop]
+        if start == 0 or x.shape[1] == 1:
+            mixed = fn.scaled_dot_product_attention(query, key, value, is_causal=x.shape[1] > 1)
+        else:
+            seen = torch.ones(x.shape[1], key.shape[2], dtype=torch.bool, device=x.device).tril(start)
+            mixed = fn.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        return self.out(merge_heads(mixed))
+
+
+class TemporalCrossAttention(nn.Module):
+    """Attention of the code steps to the visual memory (section 3.3)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.query = nn.Linear(config.dim, config.dim, bias=False)
+        self.key_value = nn.Linear(config.dim, 2 * config.dim, bias=False)
+        self.out = nn.Linear(config.dim, config.dim, bias=False)
+
+    def memory(self, conditions: Tensor) -> KeyValue:
+        """conditions: [B, M, D]. The same for every step, so decoding computes it once."""
+        key, value = self.key_value(conditions).chunk(2, dim=-1)
+        return KeyValue(split_heads(key, self.num_heads), split_heads(value, self.num_heads))
+
+    def forward(self, x: Tensor, memory: KeyValue, bias: Tensor | None) -> Tensor:
+        """x: [B, S, D]; bias: [1 or B, 1 or H, 1 or S, M], added to the scores."""
+        query = split_heads(self.query(x), self.num_heads)
+        return self.out(merge_heads(fn.scaled_dot_product_attention(query, *memory, attn_mask=bias)))
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm: self-attention, temporal cross-attention, feed-forward. Only the norms have biases."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim, hidden_dim = config.dim, config.dim * config.feed_forward_scale
+        self.config = config
+        self.norm_self = nn.LayerNorm(dim)
+        self.self_attention = SelfAttention(config)
+        if config.temporal_cross_attention:
+            self.norm_cross = nn.LayerNorm(dim)
+            self.cross_attention = TemporalCrossAttention(config)
+        self.norm_feed_forward = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, hidden_dim, bias=False)
+        self.down = nn.Linear(hidden_dim, dim, bias=False)
+
+    def forward(
+        self, x: Tensor, memory: KeyValue | None, bias: Tensor | None, cache: KeyValue | None, start: int
+    ) -> Tensor:
+        """x: [B, S, D] -> [B, S, D]. memory: None where the network has no temporal cross-attention."""
+        x = x + self._drop(self.self_attention(self.norm_self(x), cache, start))
+        if memory is not None:
+            x = x + self._drop(self.cross_attention(self.norm_cross(x), memory, bias))
+        return x + self._drop(self.down(self._drop(fn.gelu(self.up(self.norm_feed_forward(x))))))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return fn.dropout(x, self.config.dropout, self.training)
+
+
+def sinusoids(start: int, num_steps: int, dim: int, device: torch.device) -> Tensor:
+    """float32 [S, D]: cosines, then sines, of steps `start` … `start + S - 1`, in MusicGen's own layout."""
+    half = dim // 2
+    rates = 10_000.0 ** (-torch.arange(half, device=device, dtype=torch.float32) / (half - 1))
+    phases = torch.arange(start, start + num_steps, device=device, dtype=torch.float32)[:, None] * rates
+    return torch.cat([phases.cos(), phases.sin()], dim=-1)
+
+
+class TemporalDecoder(nn.Module):
+    """Codes so far and the visual memory -> logits of the next code of every codebook (section 3.3)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        num_ids = config.codebook_size + 1  # the last one is the pad
+        self.embedding = nn.Embedding(config.num_codebooks * num_ids, config.dim)
+        layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
+        self.layers = cast("list[DecoderLayer]", layers)
+        self.norm = nn.LayerNorm(config.dim)
+        self.heads = nn.Linear(config.dim, config.num_codebooks * config.codebook_size, bias=False)
+        self.recompute_layers = False  # training: forget a layer's activations and compute them again
+
+    def memories(self, conditions: Tensor) -> list[KeyValue | None]:
+        """conditions: [B, M, D] -> what each layer's temporal cross-attention reads."""
+        if not self.config.temporal_cross_attention:
+            return [None] * len(self.layers)
+        return [layer.cross_attention.memory(conditions) for layer in self.layers]
+
+    def embed(self, codes: Tensor, start: int = 0, summary: Tensor | None = None) -> Tensor:
+        """Delayed codes int64 [B, K, S] of steps `start` … -> [B, S, D].
+
+        summary: [B, 1, D], the averaged conditions of a network without temporal cross-attention.
+        """
+        num_ids = self.config.codebook_size + 1
+        offsets = torch.arange(self.config.num_codebooks, device=codes.device)[:, None] * num_ids
+        x = self.embedding(codes + offsets).sum(dim=1)  # [B, K, S, D] -> [B, S, D]
+        x = x + sinusoids(start, codes.shape[2], self.config.dim, codes.device).to(x.dtype)
+        return x if summary is None else x + summary
+
+    def forward(
+        self,
+        x: Tensor,
+        memories: list[KeyValue | None],
+        bias: Tensor | None = None,
+        caches: list[KeyValue] | None = None,
+        start: int = 0,
+    ) -> Tensor:
+        """x: embedded steps [B, S, D]. Returns hidden states [B, S, D]; `predict` turns them into logits."""
+        x = fn.dropout(x, self.config.dropout, self.training)
+        for index, layer in enumerate(self.layers):
+            cache = caches[index] if caches is not None else None
+            if self.recompute_layers and self.training:
+                x = checkpoint(layer, x, memories[index], bias, cache, start, use_reentrant=False)
+            else:
+                x = layer(x, memories[index], bias, cache, start)
+        return x
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Hidden states [B, S, D] -> logits [B, K, S, V]."""
+        logits = self.heads(self.norm(x))  # [B, S, K * V]
+        return logits.unflatten(-1, (self.config.num_codebooks, -1)).transpose(1, 2)
+
+    def position_bias(
+        self, start: int, num_steps: int, num_conditions: int, device: torch.device
+    ) -> Tensor | None:
+        """float32 [1, H, S, M]: how far each condition's frame is from each step's time; None where unused.
+
+        ALiBi (Press et al. 2022), made symmetric, in seconds: -slope_h * |t - (f + 0.5)|, geometric slopes.
+        It gives the visual memory a time axis, which the official code lacks, without a parameter.
+        """
+        config = self.config
+        if not (config.frame_positions and config.temporal_cross_attention):
+            return None
+        per_frame = config.num_queries if config.pooling == "preserve" else 1
+        frames = torch.arange(num_conditions, device=device) // per_frame
+        frame_s = (frames + 0.5) / config.frame_rate
+        step_s = torch.arange(start, start + num_steps, device=device) / config.code_rate
+        heads = torch.arange(1, config.num_heads + 1, device=device)
+        slopes = 2.0 ** (-8.0 * heads / config.num_heads)
+        return -slopes[:, None, None] * (step_s[:, None] - frame_s).abs()[None, None]
+
+
+class GVMGen(nn.Module):
+    """The whole network: features of a video's frames and the codes so far -> logits of the codes."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.transformation = FeatureTransformation(config)
+        self.decoder = TemporalDecoder(config)
+        initialise(self)
+
+    def conditions(self, features: Tensor) -> Tensor:
+        """Patch features [B, F, P, D], any float dtype -> [B, F, dim], or [B, F * Q, dim] (`preserve`)."""
+        return self.transformation(features)
+
+    def forward(
+        self,
+        features: Tensor,
+        codes: Tensor,
+        *,
+        drop_condition: Tensor | None = None,
+        num_frames: Tensor | None = None,
+        num_code_frames: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Teacher-forced logits of every code that the delay pattern lets the decoder predict.
+
+        features: [B, F, P, D]; codes: int64 [B, K, T]. drop_condition: bool [B], rows that see no video
+        (classifier-free guidance). num_frames, num_code_frames: int [B], real lengths of padded rows.
+        Returns (logits [B, K, T, V] aligned to codes, zero where masked out; mask bool [B, K, T]).
+        """
+        conditions = self.conditions(features)
+        if drop_condition is not None:
+            conditions = conditions.masked_fill(drop_condition[:, None, None], 0.0)
+        seen = frame_mask(conditions.shape[1], features.shape[1], num_frames)
+        logits = self.decode(conditions, decoder_inputs(codes, self.config.pad_id), seen)
+        return align_logits(logits, num_code_frames)
+
+    def decode(self, conditions: Tensor, inputs: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Logits [B, K, S, V] of delayed steps 0 … S - 1, from decoder inputs int64 [B, K, S].
+
+        conditions: [B, M, dim]; zeros where a row sees no video. seen: bool [B, M], None: all of them.
+        """
+        decoder, num_steps = self.decoder, inputs.shape[2]
+        bias = decoder.position_bias(0, num_steps, conditions.shape[1], conditions.device)
+        bias = masked_bias(bias, seen, conditions.dtype)
+        x = decoder.embed(inputs, summary=self.summary(conditions, seen))
+        return decoder.predict(decoder(x, decoder.memories(conditions), bias))
+
+    def summary(self, conditions: Tensor, seen: Tensor | None = None) -> Tensor | None:
+        """[B, M, dim] -> [B, 1, dim], averaged; None where temporal cross-attention reads the conditions."""
+        if self.config.temporal_cross_attention:
+            return None
+        if seen is None:
+            return conditions.mean(dim=1, keepdim=True)
+        weights = seen.to(conditions.dtype)[..., None]
+        return (conditions * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True)
+
+
+def frame_mask(num_conditions: int, num_frames: int, lengths: Tensor | None) -> Tensor | None:
+    """bool [B, M]: which conditions belong to a row's own frames. lengths: int [B] frames; None: all."""
+    if lengths is None:
+        return None
+    frames = torch.arange(num_conditions, device=lengths.device) // (num_conditions // num_frames)
+    return frames < lengths[:, None]
+
+
+def masked_bias(bias: Tensor | None, seen: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Join the positions' bias and the frames that a row has into one bias on the scores."""
+    if seen is not None:
+        hidden = torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -math.inf)[:, None, None]
+        bias = hidden if bias is None else bias + hidden
+    return None if bias is None else bias.to(dtype)
+
+
+def code_loss(logits: Tensor, codes: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the codebooks of their mean cross entropy (eq. 7), in nats.
+
+    logits: [B, K, T, V]; codes: int64 [B, K, T]; mask: bool [B, K, T].
+    """
+    losses = fn.cross_entropy(logits.float().movedim(-1, 1), codes, reduction="none")  # [B, K, T]
+    return ((losses * mask).sum(dim=(0, 2)) / mask.sum(dim=(0, 2)).clamp(min=1)).mean()
+
+
+@torch.no_grad()
+def initialise(model: GVMGen) -> None:
+    """Random weights: normal with the deviation that keeps a layer's output at its input's size.
+
+    What the decoder's layer i adds to its residual stream is scaled by 1 / sqrt(2 (i + 1)), as MusicGen's.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.normal_(model.transformation.queries, std=0.02)  # as Q-Former
+    nn.init.normal_(model.decoder.embedding.weight, std=model.config.dim**-0.5)
+    for index, layer in enumerate(model.decoder.layers):
+        for linear in residual_outputs(layer):
+            linear.weight.mul_((2 * (index + 1)) ** -0.5)
+
+
+def residual_outputs(layer: DecoderLayer) -> list[nn.Linear]:
+    """The projections whose outputs are added to the residual stream."""
+    outputs = [layer.self_attention.out, layer.down]
+    if layer.config.temporal_cross_attention:
+        outputs.append(layer.cross_attention.out)
+    return outputs
