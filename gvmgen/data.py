@@ -2,10 +2,10 @@
 
 B batch, F video frames, P patches, D width, K codebooks, T code frames.
 
-The samples stand in one endless sequence, a fresh permutation an epoch; batch after batch is cut from it, over
-the borders of epochs, and each process takes its share of every batch. Nothing about it depends on the number of
-processes or threads. Threads read straight into reused buffers: to hand samples of 35 MB from worker processes
-would cost four to seven times the read itself.
+The samples stand in one endless sequence, a fresh permutation an epoch. Batch after batch is cut from it,
+over the borders of epochs, and each process takes its share of every batch; nothing depends on the number
+of processes or threads. Threads read straight into reused buffers: to hand samples of 35 MB from worker
+processes would cost four to seven times the read itself.
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ class BatchPlan:
         return Draw(epoch, place, int(permutation(self.num_samples, self.seed, epoch)[place]))
 
     def share(self, position: int, rank: int, world_size: int) -> list[Draw]:
-        """What one process takes of the batch that begins at `position`; the shares in a row are the batch."""
+        """What one process takes of the batch at `position`; the shares in a row are the batch."""
         size = self.batch_size // world_size
         return [self.draw(position + rank * size + i) for i in range(size)]
 
 
 def crop_window(ref: SampleRef, crop_s: int | None, seed: int, epoch: int) -> Window:
-    """The segment, or random `crop_s` seconds of it, on a whole second so that frames and codes stay in step."""
+    """The segment, or random `crop_s` seconds of it from a whole second on: frames and codes stay in step."""
     frames, code_frames = ref.record.num_frames, ref.record.num_code_frames
     whole_s = min(frames // FRAME_RATE, code_frames // CODE_RATE)
     if crop_s is None or whole_s < crop_s:
@@ -178,7 +178,7 @@ class SegmentLoader:
             yield batch
 
     def one_pass(self) -> Iterator[Batch]:
-        """Every sample once, in the data's order: validation. The processes' shares may differ by a sample."""
+        """Every sample once, in the data's order: validation. Processes' shares may differ by a sample."""
         mine = [Draw(0, index, index) for index in range(self.rank, len(self.shards), self.world_size)]
         size = self.plan.batch_size // self.world_size // self.pieces
         yield from self._read_ahead(mine[i : i + size] for i in range(0, len(mine), size))
