@@ -1,0 +1,697 @@
+// One step of the temporal decoder for a few rows: every weight is read from memory once, which is what a step costs.
+//
+// Layout. A matrix [outputs, inputs] is cut into blocks of 64 outputs. Inputs are taken in words of 4 bytes: one
+// float, two bfloat16 or four 8-bit integers. A block holds, word by word, the 64 outputs' words side by side, so
+// a thread reads one unbroken stream, and 16 outputs fill the 16 lanes of a vector: no horizontal sums. The same
+// code then serves the three precisions; they differ in `dot` alone. A cache of keys is such a matrix whose outputs
+// are positions.
+//
+// Each row's arithmetic is the same whatever the number of rows and threads: an output is summed by one thread, in
+// one order. So the same seed gives the same music, alone or among others.
+//
+// Vectors are GCC's and clang's own vector types, so that AVX2 and NEON get code too; only the integer and bfloat16
+// products have variants by hand.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#if defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace {
+
+constexpr int LANES = 16;
+constexpr int VECTORS = 4;  // a block's width: enough independent sums to hide a product's latency
+constexpr int BLOCK = LANES * VECTORS;
+constexpr int HEAD_DIM = 64;  // so a head's query, key and value are one block each
+constexpr int MAX_ROWS = 32;
+constexpr float NORM_EPS = 1e-5f;
+constexpr int TILE_ROWS = 6;        // 6 x 4 sums, 4 weights and 1 input fill the 32 vector registers
+constexpr int PREFETCH_BYTES = 4096;  // the processor's own prefetch stops at a page
+
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef int8_t Bytes __attribute__((vector_size(16)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+
+Floats splat(float x) { return x - Floats{}; }
+Floats load(const float* x) {
+    Floats v;
+    std::memcpy(&v, x, sizeof v);
+    return v;
+}
+void store(float* x, Floats v) { std::memcpy(x, &v, sizeof v); }
+
+float sum_lanes(Floats v) {
+    float total = 0;
+    for (int i = 0; i < LANES; i++) total += v[i];
+    return total;
+}
+
+Floats exp(Floats x) {  // e^x for x <= 0: 2^n by the exponent's bits, the rest by a polynomial; relative error 2e-7
+    x = x > -87.0f ? x : splat(-87.0f);
+    Floats scaled = x * 1.44269504f;
+    Ints n = __builtin_convertvector(scaled - 0.5f, Ints);
+    Floats rest = (scaled - __builtin_convertvector(n, Floats)) * 0.69314718f;
+    Floats p = splat(1.0f / 5040);
+    p = p * rest + 1.0f / 720;
+    p = p * rest + 1.0f / 120;
+    p = p * rest + 1.0f / 24;
+    p = p * rest + 1.0f / 6;
+    p = p * rest + 0.5f;
+    p = p * rest + 1.0f;
+    p = p * rest + 1.0f;
+    Ints power = (n + 127) << 23;
+    Floats scale;
+    std::memcpy(&scale, &power, sizeof scale);
+    return p * scale;
+}
+
+Floats gelu(Floats x) {  // with erf (Abramowitz and Stegun 7.1.26, error 1.5e-7)
+    Floats z = (x < 0.0f ? -x : x) * 0.70710678f;
+    Floats t = 1.0f / (1.0f + 0.3275911f * z);
+    Floats p = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+    Floats tail = 0.5f * p * exp(-z * z);  // the normal distribution beyond |x|
+    return x * (x < 0.0f ? tail : 1.0f - tail);
+}
+
+uint16_t to_bf16(float x) {  // round to nearest even
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+Floats from_bf16(Halves h) {
+    Words bits = __builtin_convertvector(h, Words) << 16;
+    Floats x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+// A row of inputs in words, and what turns sums of their products back into numbers.
+struct Row {
+    const uint32_t* words;
+    const float* scales;   // of each group of inputs
+    const int32_t* starts;  // of each group: what undoes the weights' offset
+};
+
+// ---- the three precisions -------------------------------------------------------------------------------------------
+
+struct Fp32 {
+    using Sum = Floats;
+    static constexpr int PER_WORD = 1;
+    static constexpr int GROUP_WORDS = 1 << 30;
+    static constexpr bool HAS_SCALES = false;
+
+    static Sum dot(Sum sum, Words w, uint32_t input) {
+        Floats weights;
+        float x;
+        std::memcpy(&weights, &w, sizeof w);
+        std::memcpy(&x, &input, sizeof x);
+        return sum + weights * x;
+    }
+    static void encode(const float* x, int64_t n, uint32_t* words, float*, int32_t*) { std::memcpy(words, x, 4 * n); }
+    static void write_key(uint32_t word, uint32_t* at) { *at = word; }
+    static float write_value(const float* x, void* at) {
+        std::memcpy(at, x, 4 * HEAD_DIM);
+        return 1;
+    }
+    static Floats value(const void* values, int64_t i) { return load((const float*)values + i); }
+};
+
+struct Bf16 {
+    using Sum = Floats;
+    static constexpr int PER_WORD = 2;
+    static constexpr int GROUP_WORDS = 1 << 30;
+    static constexpr bool HAS_SCALES = false;
+
+    static Sum dot(Sum sum, Words w, uint32_t input) {
+#if defined(__AVX512BF16__)
+        Words inputs = input - Words{};
+        return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)inputs);
+#else
+        uint32_t low_bits = input << 16, high_bits = input & 0xffff0000u;
+        float low, high;
+        std::memcpy(&low, &low_bits, 4);
+        std::memcpy(&high, &high_bits, 4);
+        Words even = w << 16, odd = w & 0xffff0000u;
+        Floats even_weights, odd_weights;
+        std::memcpy(&even_weights, &even, sizeof w);
+        std::memcpy(&odd_weights, &odd, sizeof w);
+        return sum + even_weights * low + odd_weights * high;
+#endif
+    }
+    static void encode(const float* x, int64_t n, uint32_t* words, float*, int32_t*) {
+        for (int64_t i = 0; i < n / 2; i++) words[i] = to_bf16(x[2 * i]) | uint32_t(to_bf16(x[2 * i + 1])) << 16;
+    }
+    static void write_key(uint32_t word, uint32_t* at) { *at = word; }
+    static float write_value(const float* x, void* at) {
+        for (int i = 0; i < HEAD_DIM; i++) ((uint16_t*)at)[i] = to_bf16(x[i]);
+        return 1;
+    }
+    static Floats value(const void* values, int64_t i) {
+        Halves h;
+        std::memcpy(&h, (const uint16_t*)values + i, sizeof h);
+        return from_bf16(h);
+    }
+};
+
+struct Int8 {  // weights and keys are stored plus 128: the processor multiplies unsigned by signed bytes
+    using Sum = Ints;
+    static constexpr int PER_WORD = 4;
+    static constexpr int GROUP_WORDS = 64;  // 256 inputs share a scale, so an outlier spoils only its own group
+    static constexpr bool HAS_SCALES = true;
+
+    static Sum dot(Sum sum, Words w, uint32_t input) {
+#if defined(__AVX512VNNI__)
+        return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, _mm512_set1_epi32(int(input)));
+#elif defined(__AVX2__)  // two bytes at a time as 16-bit integers: vpmaddubsw would saturate
+        int even = int((input << 24 >> 24 ^ 0x80) - 0x80) & 0xffff, odd = int8_t(input >> 8) & 0xffff;
+        even |= int(uint32_t(int8_t(input >> 16)) << 16);
+        odd |= int(uint32_t(int8_t(input >> 24)) << 16);
+        __m256i halves[2], sums[2];
+        std::memcpy(halves, &w, sizeof w);
+        std::memcpy(sums, &sum, sizeof w);
+        for (int h = 0; h < 2; h++) {
+            __m256i low = _mm256_and_si256(halves[h], _mm256_set1_epi16(0xff));
+            __m256i high = _mm256_srli_epi16(halves[h], 8);
+            sums[h] = _mm256_add_epi32(sums[h], _mm256_madd_epi16(low, _mm256_set1_epi32(even)));
+            sums[h] = _mm256_add_epi32(sums[h], _mm256_madd_epi16(high, _mm256_set1_epi32(odd)));
+        }
+        std::memcpy(&sum, sums, sizeof w);
+        return sum;
+#elif defined(__ARM_FEATURE_DOTPROD)
+        int8x16_t weights[4];
+        int32x4_t sums[4];
+        Words signed_weights = w ^ 0x80808080u;
+        std::memcpy(weights, &signed_weights, sizeof w);
+        std::memcpy(sums, &sum, sizeof w);
+        int8x16_t inputs = vreinterpretq_s8_u32(vdupq_n_u32(input));
+        // `starts` takes off 128 times the inputs; here the offset is already gone, so it is put back
+        int32x4_t offset = vdotq_s32(vdupq_n_s32(0), vreinterpretq_s8_u8(vdupq_n_u8(64)), inputs);
+        for (int i = 0; i < 4; i++) sums[i] = vaddq_s32(vdotq_s32(sums[i], weights[i], inputs), vaddq_s32(offset, offset));
+        std::memcpy(&sum, sums, sizeof w);
+        return sum;
+#else
+        for (int byte = 0; byte < 4; byte++)
+            sum += (Ints)(w >> (8 * byte) & 0xffu) * int32_t(int8_t(input >> (8 * byte)));
+        return sum;
+#endif
+    }
+    static void encode(const float* x, int64_t n, uint32_t* words, float* scales, int32_t* starts) {
+        const int64_t group = GROUP_WORDS * PER_WORD;
+        for (int64_t first = 0; first < n; first += group, scales++, starts++) {
+            int64_t count = std::min(group, n - first);
+            *scales = quantise(x + first, count, (int8_t*)words + first, starts);
+        }
+    }
+    static float quantise(const float* x, int64_t n, int8_t* out, int32_t* start) {
+        float largest = 1e-30f;
+        for (int64_t i = 0; i < n; i++) largest = std::max(largest, std::fabs(x[i]));
+        float inverse = 127 / largest;
+        int32_t sum = 0;
+        for (int64_t i = 0; i < n; i++) {
+            float shifted = x[i] * inverse + 12582912.0f;  // 1.5 x 2^23: rounds, and leaves the integer in the low bits
+            int32_t bits;
+            std::memcpy(&bits, &shifted, 4);
+            out[i] = int8_t(bits);
+            sum += int8_t(bits);
+        }
+        *start = -128 * sum;
+        return largest / 127;
+    }
+    static void write_key(uint32_t word, uint32_t* at) { *at = word ^ 0x80808080u; }
+    static float write_value(const float* x, void* at) {
+        int32_t unused;
+        return quantise(x, HEAD_DIM, (int8_t*)at, &unused);
+    }
+    static Floats value(const void* values, int64_t i) {
+        Bytes b;
+        std::memcpy(&b, (const int8_t*)values + i, sizeof b);
+        return __builtin_convertvector(b, Floats);
+    }
+};
+
+// ---- what Python hands over (gvmgen/fast/engine.py mirrors these structures) ----------------------------------------
+
+struct Matrix {
+    const void* words;    // as in the legend above
+    const float* scales;  // of each output; int8 only
+    int64_t outputs, inputs;
+};
+struct Norm {
+    const float *weight, *bias;
+};
+struct Cache {          // of every slot (a row of the batch) and head
+    void* keys;         // [slots, heads, capacity / 64, words of a head, 64]
+    void* values;       // [slots, heads, capacity, 64]
+    float *key_scales;  // [slots, heads, capacity]; int8 only, as value_scales
+    float *value_scales;
+    int64_t capacity;
+};
+struct Layer {
+    Norm self_norm;
+    Matrix self_in, self_out;  // in: a head's query, key and value are neighbours
+    Norm cross_norm;
+    Matrix cross_query, cross_memory, cross_out;  // memory: a head's key and value are neighbours
+    Norm feed_forward_norm;
+    Matrix up, down;
+    Cache self_cache, cross_cache;
+};
+struct Decoder {
+    int64_t precision;  // 0 fp32, 1 bf16, 2 int8
+    int64_t dim, num_heads, num_layers, num_codebooks, codebook_size, memory_length, num_threads;
+    int64_t num_steps;  // that the tables below hold
+    const Layer* layers;
+    const float* embeddings;  // [K, codebook_size + 1, dim]
+    const float* positions;   // [num_steps, dim]
+    const float* conditions;  // [slots, memory_length, dim]
+    const float* bias;        // [heads, num_steps, memory_length], on the cross-attention's scores; or null
+    const float* summary;     // [slots, dim], added to every input where there is no cross-attention; or null
+    Norm out_norm;
+    Matrix logits;
+};
+struct Rows {  // one position of one slot each: of the music, or of the visual memory
+    int64_t count;
+    const int64_t *codes;  // [count, K]
+    const int64_t *slots, *positions;
+    float* logits;  // [count, K, codebook_size]; null where they are not wanted
+};
+
+// ---- threads --------------------------------------------------------------------------------------------------------
+
+class Barrier {  // spins, since a wait is of microseconds; yields, since the machine may be shared
+  public:
+    explicit Barrier(int threads) : threads_(threads) {}
+    void wait() {
+        int round = round_.load(std::memory_order_acquire);
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
+            arrived_.store(0, std::memory_order_relaxed);
+            round_.store(round + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; round_.load(std::memory_order_acquire) == round; spins++) {
+            if (spins > 4000) std::this_thread::yield();
+#if defined(__x86_64__)
+            else _mm_pause();
+#endif
+        }
+    }
+
+  private:
+    const int threads_;
+    alignas(64) std::atomic<int> arrived_{0};
+    alignas(64) std::atomic<int> round_{0};
+};
+
+template <class Work>
+void on_threads(int threads, Work work) {
+    std::vector<std::thread> others;
+    for (int t = 1; t < threads; t++) others.emplace_back(work, t);
+    work(0);
+    for (auto& other : others) other.join();
+}
+
+// ---- matrices -------------------------------------------------------------------------------------------------------
+
+template <class Format, int ROWS>
+void block(const Words* weights, int64_t num_words, const Row* rows, Floats (&out)[TILE_ROWS][VECTORS]) {
+    Floats total[ROWS][VECTORS] = {};
+    for (int64_t first = 0, group = 0; first < num_words; first += Format::GROUP_WORDS, group++) {
+        int64_t end = std::min<int64_t>(num_words, first + Format::GROUP_WORDS);
+        typename Format::Sum sums[ROWS][VECTORS];
+        for (int r = 0; r < ROWS; r++)
+            for (auto& sum : sums[r]) sum = typename Format::Sum{} + (Format::HAS_SCALES ? rows[r].starts[group] : 0);
+        for (int64_t k = first; k < end; k++) {
+            const Words* w = weights + k * VECTORS;
+            for (int v = 0; v < VECTORS; v++) __builtin_prefetch((const char*)(w + v) + PREFETCH_BYTES);
+            for (int r = 0; r < ROWS; r++)
+                for (int v = 0; v < VECTORS; v++) sums[r][v] = Format::dot(sums[r][v], w[v], rows[r].words[k]);
+        }
+        for (int r = 0; r < ROWS; r++)
+            for (int v = 0; v < VECTORS; v++) {
+                if constexpr (Format::HAS_SCALES)
+                    total[r][v] += __builtin_convertvector(sums[r][v], Floats) * rows[r].scales[group];
+                else
+                    total[r][v] = sums[r][v];
+            }
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < VECTORS; v++) out[r][v] = total[r][v];
+}
+
+// Products of blocks [begin, end) of a matrix with some rows; sink(row, first output of 16, their sums).
+template <class Format, class Sink>
+void multiply(const Matrix& matrix, int64_t begin, int64_t end, const Row* rows, int64_t num_rows, Sink sink) {
+    const int64_t num_words = matrix.inputs / Format::PER_WORD;
+    Floats out[TILE_ROWS][VECTORS];
+    for (int64_t b = begin; b < end; b++) {
+        const Words* weights = (const Words*)matrix.words + b * num_words * VECTORS;
+        for (int64_t first = 0; first < num_rows; first += TILE_ROWS) {
+            int64_t count = std::min<int64_t>(TILE_ROWS, num_rows - first);
+            switch (count) {
+                case 1: block<Format, 1>(weights, num_words, rows + first, out); break;
+                case 2: block<Format, 2>(weights, num_words, rows + first, out); break;
+                case 3: block<Format, 3>(weights, num_words, rows + first, out); break;
+                case 4: block<Format, 4>(weights, num_words, rows + first, out); break;
+                case 5: block<Format, 5>(weights, num_words, rows + first, out); break;
+                default: block<Format, 6>(weights, num_words, rows + first, out);
+            }
+            for (int64_t r = 0; r < count; r++)
+                for (int v = 0; v < VECTORS; v++) {
+                    int64_t output = b * BLOCK + v * LANES;
+                    Floats sums = out[r][v];
+                    if (Format::HAS_SCALES) sums *= load(matrix.scales + output);
+                    sink(first + r, output, sums);
+                }
+        }
+    }
+}
+
+// ---- one thread's part of a step ------------------------------------------------------------------------------------
+
+struct Shared {  // what threads hand each other between two barriers
+    std::vector<float> residual, mixed, hidden;
+};
+
+template <class Format>
+class Worker {
+  public:
+    Worker(const Decoder& decoder, const Rows& rows, Shared& shared, Barrier& barrier, int thread)
+        : d_(decoder), rows_(rows), shared_(shared), barrier_(barrier), thread_(thread) {
+        int64_t widest = d_.layers[0].up.outputs, longest = d_.layers[0].self_cache.capacity;
+        words_per_row_ = widest / Format::PER_WORD;
+        groups_ = (words_per_row_ - 1) / Format::GROUP_WORDS + 1;
+        words_.resize(rows.count * words_per_row_);
+        scales_.resize(rows.count * groups_);
+        starts_.resize(rows.count * groups_);
+        normed_.resize(d_.dim);
+        heads_.resize(rows.count * 3 * HEAD_DIM);
+        scores_.resize(std::max(longest, d_.layers[0].cross_cache.capacity));
+    }
+
+    void step() {
+        embed();
+        for (int64_t l = 0; l < d_.num_layers; l++) {
+            const Layer& layer = d_.layers[l];
+            self_attention(layer);
+            if (layer.cross_query.words) cross_attention(layer);
+            feed_forward(layer);
+        }
+        if (!rows_.logits) return;
+        read_normed(d_.out_norm);
+        part_of(d_.logits, [&](int64_t r, int64_t o, Floats sums) { store(rows_.logits + r * d_.logits.outputs + o, sums); });
+    }
+
+    // The keys and values of some conditions, a row each; they stay the same for all steps.
+    void fill_memory() {
+        for (int64_t r = 0; r < rows_.count; r++)
+            encode_row(r, d_.conditions + (rows_.slots[r] * d_.memory_length + rows_.positions[r]) * d_.dim, d_.dim);
+        for (int64_t l = 0; l < d_.num_layers; l++)
+            for_my_heads([&](int64_t head) {
+                multiply_head(d_.layers[l].cross_memory, head, 2);
+                for (int64_t r = 0; r < rows_.count; r++)
+                    write_cache(d_.layers[l].cross_cache, rows_.slots[r], head, rows_.positions[r], head_part(r, 0),
+                                head_part(r, 1));
+            });
+    }
+
+  private:
+    void embed() {
+        for (int64_t r = thread_; r < rows_.count; r += d_.num_threads) {
+            float* x = &shared_.residual[r * d_.dim];
+            const float* position = d_.positions + rows_.positions[r] * d_.dim;
+            std::copy(position, position + d_.dim, x);
+            if (d_.summary) add(d_.summary + rows_.slots[r] * d_.dim, x);
+            for (int64_t k = 0; k < d_.num_codebooks; k++) {
+                int64_t id = k * (d_.codebook_size + 1) + rows_.codes[r * d_.num_codebooks + k];
+                add(d_.embeddings + id * d_.dim, x);
+            }
+        }
+        barrier_.wait();
+    }
+
+    void add(const float* from, float* to) const {
+        for (int64_t i = 0; i < d_.dim; i++) to[i] += from[i];
+    }
+
+    void self_attention(const Layer& layer) {
+        read_normed(layer.self_norm);
+        for_my_heads([&](int64_t head) {
+            multiply_head(layer.self_in, head, 3);
+            for (int64_t r = 0; r < rows_.count; r++)
+                write_cache(layer.self_cache, rows_.slots[r], head, rows_.positions[r], head_part(r, 1), head_part(r, 2));
+            for (int64_t r = 0; r < rows_.count; r++)
+                attend(layer.self_cache, r, head, rows_.positions[r] + 1, nullptr);
+        });
+        project_attention(layer.self_out);
+    }
+
+    void cross_attention(const Layer& layer) {
+        read_normed(layer.cross_norm);
+        for_my_heads([&](int64_t head) {
+            multiply_head(layer.cross_query, head, 1);
+            for (int64_t r = 0; r < rows_.count; r++) {
+                int64_t at = (head * d_.num_steps + rows_.positions[r]) * d_.memory_length;
+                attend(layer.cross_cache, r, head, d_.memory_length, d_.bias ? d_.bias + at : nullptr);
+            }
+        });
+        project_attention(layer.cross_out);
+    }
+
+    void project_attention(const Matrix& matrix) {
+        barrier_.wait();
+        read(shared_.mixed.data(), d_.dim);
+        add_to_residual(matrix);
+    }
+
+    void feed_forward(const Layer& layer) {
+        const int64_t hidden_dim = layer.up.outputs;
+        read_normed(layer.feed_forward_norm);
+        part_of(layer.up, [&](int64_t r, int64_t o, Floats sums) { store(&shared_.hidden[r * hidden_dim + o], gelu(sums)); });
+        barrier_.wait();
+        read(shared_.hidden.data(), hidden_dim);
+        add_to_residual(layer.down);
+    }
+
+    void add_to_residual(const Matrix& matrix) {
+        part_of(matrix, [&](int64_t r, int64_t o, Floats sums) {
+            float* x = &shared_.residual[r * d_.dim + o];
+            store(x, load(x) + sums);
+        });
+        barrier_.wait();
+    }
+
+    template <class Sink>
+    void part_of(const Matrix& matrix, Sink sink) {
+        int64_t blocks = matrix.outputs / BLOCK;
+        multiply<Format>(matrix, blocks * thread_ / d_.num_threads, blocks * (thread_ + 1) / d_.num_threads, inputs_,
+                         rows_.count, sink);
+    }
+
+    template <class Work>
+    void for_my_heads(Work work) {
+        int64_t end = d_.num_heads * (thread_ + 1) / d_.num_threads;
+        for (int64_t head = d_.num_heads * thread_ / d_.num_threads; head < end; head++) work(head);
+    }
+
+    void multiply_head(const Matrix& matrix, int64_t head, int64_t parts) {
+        int64_t first = head * parts * HEAD_DIM;
+        multiply<Format>(matrix, head * parts, (head + 1) * parts, inputs_, rows_.count,
+                         [&](int64_t r, int64_t o, Floats sums) { store(head_part(r, 0) + o - first, sums); });
+    }
+
+    float* head_part(int64_t row, int64_t part) { return &heads_[(row * 3 + part) * HEAD_DIM]; }
+
+    // Every thread encodes all rows for itself: cheaper than one more meeting of the threads.
+    void read_normed(const Norm& norm) {
+        for (int64_t r = 0; r < rows_.count; r++) {
+            normalise(&shared_.residual[r * d_.dim], norm);
+            encode_row(r, normed_.data(), d_.dim);
+        }
+    }
+
+    void read(const float* x, int64_t n) {
+        for (int64_t r = 0; r < rows_.count; r++) encode_row(r, x + r * n, n);
+    }
+
+    void encode_row(int64_t r, const float* x, int64_t n) {
+        uint32_t* words = &words_[r * words_per_row_];
+        Format::encode(x, n, words, &scales_[r * groups_], &starts_[r * groups_]);
+        inputs_[r] = {words, &scales_[r * groups_], &starts_[r * groups_]};
+    }
+
+    void normalise(const float* x, const Norm& norm) {
+        Floats sum = {}, squares = {};
+        for (int64_t i = 0; i < d_.dim; i += LANES) sum += load(x + i);
+        const float mean = sum_lanes(sum) / d_.dim;
+        for (int64_t i = 0; i < d_.dim; i += LANES) {
+            Floats centred = load(x + i) - mean;
+            squares += centred * centred;
+        }
+        const float scale = 1 / std::sqrt(sum_lanes(squares) / d_.dim + NORM_EPS);
+        for (int64_t i = 0; i < d_.dim; i += LANES)
+            store(&normed_[i], (load(x + i) - mean) * scale * load(norm.weight + i) + load(norm.bias + i));
+    }
+
+    static constexpr int HEAD_WORDS = HEAD_DIM / Format::PER_WORD;
+    static constexpr int VALUE_BYTES = HEAD_DIM * 4 / Format::PER_WORD;
+
+    void write_cache(const Cache& cache, int64_t slot, int64_t head, int64_t position, const float* key, const float* value) {
+        int64_t at = (slot * d_.num_heads + head) * cache.capacity;
+        uint32_t words[HEAD_WORDS];
+        float scale;
+        int32_t start;
+        Format::encode(key, HEAD_DIM, words, &scale, &start);
+        uint32_t* keys = (uint32_t*)cache.keys + at * HEAD_WORDS + position / BLOCK * HEAD_WORDS * BLOCK + position % BLOCK;
+        for (int i = 0; i < HEAD_WORDS; i++) Format::write_key(words[i], keys + i * BLOCK);
+        float value_scale = Format::write_value(value, (char*)cache.values + (at + position) * VALUE_BYTES);
+        if (Format::HAS_SCALES) {
+            cache.key_scales[at + position] = scale;
+            cache.value_scales[at + position] = value_scale;
+        }
+    }
+
+    // softmax(query · keys) · values of one row and head, into `mixed`.
+    void attend(const Cache& cache, int64_t r, int64_t head, int64_t length, const float* bias) {
+        const int64_t at = (rows_.slots[r] * d_.num_heads + head) * cache.capacity;
+        score(cache, at, head_part(r, 0), length);
+        if (bias)
+            for (int64_t i = 0; i < length; i++) scores_[i] += bias[i];
+        const float total = weigh(length);
+        if (Format::HAS_SCALES)
+            for (int64_t i = 0; i < length; i++) scores_[i] *= cache.value_scales[at + i];
+        mix((const char*)cache.values + at * VALUE_BYTES, length, 1 / total, &shared_.mixed[r * d_.dim + head * HEAD_DIM]);
+    }
+
+    void score(const Cache& cache, int64_t at, const float* query, int64_t length) {
+        float scaled[HEAD_DIM];
+        for (int i = 0; i < HEAD_DIM; i++) scaled[i] = query[i] * 0.125f;  // 1 / sqrt(64)
+        uint32_t words[HEAD_WORDS];
+        float scale;
+        int32_t start;
+        Format::encode(scaled, HEAD_DIM, words, &scale, &start);
+        Row row = {words, &scale, &start};
+        Matrix keys = {(const uint32_t*)cache.keys + at * HEAD_WORDS, cache.key_scales + at, 0, HEAD_DIM};
+        multiply<Format>(keys, 0, (length + BLOCK - 1) / BLOCK, &row, 1,
+                         [&](int64_t, int64_t position, Floats sums) { store(&scores_[position], sums); });
+    }
+
+    // scores -> their exponentials; returns their sum.
+    float weigh(int64_t length) {
+        const int64_t padded = (length + LANES - 1) / LANES * LANES;
+        std::fill(&scores_[length], &scores_[0] + padded, -INFINITY);
+        Floats largest = load(&scores_[0]);
+        for (int64_t i = LANES; i < padded; i += LANES) {
+            Floats next = load(&scores_[i]);
+            largest = largest > next ? largest : next;
+        }
+        float top = largest[0];
+        for (int i = 1; i < LANES; i++) top = std::max(top, largest[i]);
+        Floats sum = {};
+        for (int64_t i = 0; i < padded; i += LANES) {
+            Floats weight = exp(load(&scores_[i]) - top);
+            store(&scores_[i], weight);
+            sum += weight;
+        }
+        return sum_lanes(sum);
+    }
+
+    void mix(const char* values, int64_t length, float scale, float* out) {
+        Floats sums[2][VECTORS] = {};  // two positions at a time hide the latency of a product
+        for (int64_t i = 0; i < length; i++) {
+            const char* value = values + i * VALUE_BYTES;
+            __builtin_prefetch(value + PREFETCH_BYTES);
+            for (int v = 0; v < VECTORS; v++) sums[i & 1][v] += Format::value(value, v * LANES) * scores_[i];
+        }
+        for (int v = 0; v < VECTORS; v++) store(out + v * LANES, (sums[0][v] + sums[1][v]) * scale);
+    }
+
+    const Decoder& d_;
+    const Rows& rows_;
+    Shared& shared_;
+    Barrier& barrier_;
+    const int64_t thread_;
+    int64_t words_per_row_, groups_;
+    Row inputs_[MAX_ROWS];  // the rows as the next matrix reads them
+    std::vector<uint32_t> words_;
+    std::vector<float> scales_, normed_, heads_, scores_;
+    std::vector<int32_t> starts_;
+};
+
+template <class Format>
+void run(const Decoder& decoder, const Rows& rows, bool is_step) {
+    Shared shared;
+    shared.residual.resize(rows.count * decoder.dim);
+    shared.mixed.resize(rows.count * decoder.dim);
+    shared.hidden.resize(rows.count * decoder.layers[0].up.outputs);
+    Barrier barrier(int(decoder.num_threads));
+    on_threads(int(decoder.num_threads), [&](int thread) {
+        Worker<Format> worker(decoder, rows, shared, barrier, thread);
+        if (is_step)
+            worker.step();
+        else
+            worker.fill_memory();
+    });
+}
+
+void run(const Decoder& decoder, const Rows& rows, bool is_step) {
+    if (decoder.precision == 0) run<Fp32>(decoder, rows, is_step);
+    if (decoder.precision == 1) run<Bf16>(decoder, rows, is_step);
+    if (decoder.precision == 2) run<Int8>(decoder, rows, is_step);
+}
+
+}  // namespace
+
+extern "C" {
+
+int64_t max_rows() { return MAX_ROWS; }
+
+// Logits of some rows, whose keys and values join the caches. Rows of one slot must stand in the order of time.
+void decoder_step(const Decoder* decoder, const Rows* rows) { run(*decoder, *rows, true); }
+
+// The cross-attention's keys and values of the conditions that `rows` names; `codes` and `logits` are not read.
+void decoder_fill_memory(const Decoder* decoder, const Rows* rows) { run(*decoder, *rows, false); }
+
+// Ask for pages of 2 MB: a step walks through all the weights, and small pages cost it a fifth of its time.
+void use_large_pages(void* begin, int64_t size) {
+#if defined(__linux__)
+    const uintptr_t page = 4096, first = ((uintptr_t)begin + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)begin + size) / page * page;
+    if (end > first) madvise((void*)first, end - first, MADV_HUGEPAGE);
+#else
+    (void)begin, (void)size;
+#endif
+}
+
+// What the machine can read: adds up `size` bytes with the same threads. Returns the sum, so that nothing is skipped.
+uint32_t read_all(const void* begin, int64_t size, int64_t num_threads) {
+    std::atomic<uint32_t> total{0};
+    on_threads(int(num_threads), [&](int thread) {
+        const Words* w = (const Words*)begin;
+        int64_t vectors = size / int64_t(sizeof(Words));
+        Words sums[8] = {};
+        for (int64_t i = vectors * thread / num_threads, end = vectors * (thread + 1) / num_threads; i + 8 <= end; i += 8)
+            for (int v = 0; v < 8; v++) {
+                __builtin_prefetch((const char*)(w + i + v) + PREFETCH_BYTES);
+                sums[v] += w[i + v];
+            }
+        for (auto& sum : sums) total += sum[0];
+    });
+    return total;
+}
+}

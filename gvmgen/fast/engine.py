@@ -1,0 +1,239 @@
+"""The compiled decoder behind the DecodingEngine protocol: weights packed once, then one call a step.
+
+R rows of an engine, K codebooks, S steps, V codebook size, M length of the visual memory, D width, H heads,
+L layers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gvmgen.config import ModelConfig
+from gvmgen.fast import abi
+from gvmgen.model import GVMGen, sinusoids
+
+Precision = Literal["fp32", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")  # in decoder.cpp's order
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.uint8}
+BLOCK = 64  # outputs side by side in a packed matrix; also the only head width
+WORD_BYTES = 4
+CPU = torch.device("cpu")
+
+
+def unsupported(config: ModelConfig) -> str | None:
+    """Why the compiled decoder cannot run this network; None if it can."""
+    if config.dim != BLOCK * config.num_heads:
+        return f"the compiled decoder wants heads of width {BLOCK}, not {config.dim} / {config.num_heads}"
+    if config.num_codebooks * config.codebook_size % BLOCK:
+        return f"the compiled decoder wants num_codebooks * codebook_size to be a multiple of {BLOCK}"
+    return None
+
+
+def packed(weight: Tensor, precision: Precision) -> tuple[Tensor, Tensor | None]:
+    """A matrix [outputs, inputs] in decoder.cpp's layout [outputs / 64, words, 64, numbers of a word].
+
+    int8 is stored plus 128, and comes with the scale of each output, float32 [outputs].
+    """
+    scales = None
+    if precision == "int8":
+        weight = weight.float()
+        scales = weight.abs().amax(dim=1).clamp(min=1e-30) / 127
+        weight = (weight / scales[:, None]).round_().add_(128)
+    per_word = WORD_BYTES // DTYPES[precision].itemsize
+    blocks = weight.to(DTYPES[precision]).unflatten(1, (-1, per_word)).unflatten(0, (-1, BLOCK))
+    return blocks.transpose(1, 2), scales
+
+
+def large_empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    """A tensor in pages of 2 MB where the system has them."""
+    tensor = torch.empty(shape, dtype=dtype)
+    abi.load().use_large_pages(tensor.data_ptr(), tensor.nbytes)
+    return tensor
+
+
+class PackedDecoder:
+    """A decoder's weights in the order in which a step reads them.
+
+    It takes the weights over: unless `release` is off, each matrix of the model is freed once it is packed, so that
+    memory never holds them twice. The model then serves for `conditions` alone.
+    """
+
+    def __init__(
+        self, model: GVMGen, precision: Precision, num_threads: int | None = None, release: bool = True
+    ) -> None:
+        if reason := unsupported(model.config):
+            raise ValueError(reason)
+        self.model, self.config, self.precision = model, model.config, precision
+        self.num_threads = num_threads or torch.get_num_threads()
+        self.release = release
+        self.kept: list[Tensor] = []  # what the structures point to
+        self.bytes_per_step = 0
+        self.layers = (abi.Layer * self.config.num_layers)()
+        with torch.inference_mode():
+            self._pack_layers()
+            self.norm = self._norm(model.decoder.norm)
+            self.logits = self._matrices([model.decoder.heads])[0]
+            self.embeddings = self._address(model.decoder.embedding.weight)
+
+    def engine(self, conditions: Tensor, max_steps: int) -> CompiledEngine:
+        """An engine for conditions [R, M, dim] whose caches hold `max_steps` steps."""
+        return CompiledEngine(self, conditions, max_steps)
+
+    def _pack_layers(self) -> None:
+        layers = list(self.model.decoder.layers)
+        attentions = [layer.self_attention for layer in layers]
+        self._set("self_norm", [self._norm(layer.norm_self) for layer in layers])
+        self._set("self_in", self._matrices([a.query_key_value for a in attentions], parts=3))
+        self._set("self_out", self._matrices([a.out for a in attentions]))
+        if self.config.temporal_cross_attention:
+            attentions = [layer.cross_attention for layer in layers]
+            self._set("cross_norm", [self._norm(layer.norm_cross) for layer in layers])
+            self._set("cross_query", self._matrices([a.query for a in attentions]))
+            self._set("cross_out", self._matrices([a.out for a in attentions]))
+            self._set("cross_memory", self._matrices([a.key_value for a in attentions], parts=2, every_step=False))
+        self._set("feed_forward_norm", [self._norm(layer.norm_feed_forward) for layer in layers])
+        self._set("up", self._matrices([layer.up for layer in layers]))
+        self._set("down", self._matrices([layer.down for layer in layers]))
+
+    def _set(self, name: str, values: Sequence[abi.Matrix | abi.Norm]) -> None:
+        for layer, value in zip(self.layers, values, strict=True):
+            setattr(layer, name, value)
+
+    def _matrices(self, linears: list[nn.Linear], parts: int = 1, every_step: bool = True) -> list[abi.Matrix]:
+        """Pack matrices of one shape. `parts` projections in a row become neighbours head by head."""
+        outputs, inputs = linears[0].weight.shape
+        words = large_empty(len(linears), outputs * inputs, dtype=DTYPES[self.precision])
+        self.kept.append(words)
+        self.bytes_per_step += words.nbytes if every_step else 0
+        return [self._matrix(linear, parts, space) for linear, space in zip(linears, words, strict=True)]
+
+    def _matrix(self, linear: nn.Linear, parts: int, space: Tensor) -> abi.Matrix:
+        outputs, inputs = linear.weight.shape
+        weight = linear.weight.unflatten(0, (parts, -1, BLOCK)).transpose(0, 1).flatten(0, 2)
+        blocks, scales = packed(weight, self.precision)
+        space.view(blocks.shape).copy_(blocks)
+        if self.release:
+            linear.weight.data = linear.weight.new_empty(0)
+        scales_at = None if scales is None else self._address(scales)
+        return abi.Matrix(words=space.data_ptr(), scales=scales_at, outputs=outputs, inputs=inputs)
+
+    def _norm(self, norm: nn.LayerNorm) -> abi.Norm:
+        return abi.Norm(weight=self._address(norm.weight), bias=self._address(norm.bias))
+
+    def _address(self, tensor: Tensor) -> int:
+        """Keep a tensor alive as float32; where it lies."""
+        self.kept.append(tensor.detach().float().contiguous())
+        return self.kept[-1].data_ptr()
+
+
+class CompiledEngine:
+    """A DecodingEngine: the caches of R rows, and one call a step."""
+
+    def __init__(self, weights: PackedDecoder, conditions: Tensor, max_steps: int) -> None:
+        """conditions: [R, M, dim]. max_steps: how many steps the caches hold."""
+        self.weights, self.config = weights, weights.config
+        self.num_rows, self.memory_length = conditions.shape[:2]
+        self.num_read, self.max_steps = 0, max_steps
+        self.library = abi.load()
+        self.max_rows = int(self.library.max_rows())
+        self.kept: list[Tensor] = []  # what the structures point to
+        with torch.inference_mode():
+            self.layers = self._layers_with_caches(max_steps)
+            self.decoder = self._structure(conditions.float(), max_steps)
+        if self.config.temporal_cross_attention:
+            self._call(self.library.decoder_fill_memory, self.memory_length, 0, None, None)
+
+    def prefill(self, codes: Tensor) -> Tensor:
+        """Read the first steps, int64 [R, K, S]. Returns the logits after the last, float32 [R, K, V]."""
+        self._read(codes[:, :, :-1], logits=None)
+        return self.step(codes[:, :, -1])
+
+    def step(self, codes: Tensor) -> Tensor:
+        """Read one more step, int64 [R, K]. Returns the logits after it, float32 [R, K, V]."""
+        logits = torch.empty(self.num_rows, self.config.num_codebooks, self.config.codebook_size)
+        self._read(codes[:, :, None], logits)
+        return logits
+
+    @property
+    def cache_bytes(self) -> int:
+        """What a step reads of the caches once all steps but it are read."""
+        return sum(tensor.nbytes for tensor in self.caches) * self.num_read // self.max_steps
+
+    def _read(self, codes: Tensor, logits: Tensor | None) -> None:
+        """codes: int64 [R, K, S]. Rows of a step before those of the next, so that each finds its past cached."""
+        num_steps = codes.shape[2]
+        if self.num_read + num_steps > self.max_steps:
+            raise ValueError(f"the caches hold {self.max_steps} steps, not {self.num_read + num_steps}")
+        flat = codes.permute(2, 0, 1).flatten(0, 1).contiguous()  # [R, K, S] -> [S * R, K]
+        self._call(self.library.decoder_step, num_steps, self.num_read, flat, logits)
+        self.num_read += num_steps
+
+    def _call(
+        self, function: Callable[..., None], num_steps: int, first: int, codes: Tensor | None, logits: Tensor | None
+    ) -> None:
+        """Run rows [S, R], step after step, in as few calls as the library takes."""
+        slots = torch.arange(self.num_rows).repeat(num_steps)
+        positions = torch.arange(first, first + num_steps).repeat_interleave(self.num_rows)
+        for start in range(0, len(slots), self.max_rows):
+            rows = abi.Rows(
+                count=min(self.max_rows, len(slots) - start),
+                codes=None if codes is None else codes[start:].data_ptr(),
+                slots=slots[start:].data_ptr(),
+                positions=positions[start:].data_ptr(),
+                logits=None if logits is None else logits[start:].data_ptr(),
+            )
+            function(self.decoder, rows)
+
+    def _layers_with_caches(self, max_steps: int) -> ctypes.Array[abi.Layer]:
+        layers = type(self.weights.layers).from_buffer_copy(self.weights.layers)
+        for layer, cache in zip(layers, self._caches(max_steps), strict=True):
+            layer.self_cache = cache
+        if self.config.temporal_cross_attention:
+            for layer, cache in zip(layers, self._caches(self.memory_length), strict=True):
+                layer.cross_cache = cache
+        return layers
+
+    def _caches(self, length: int) -> list[abi.Cache]:
+        """Every layer's cache of `length` positions, [L, R, H, capacity, 64], in whole blocks of positions."""
+        capacity = -(-length // BLOCK) * BLOCK
+        shape = (self.config.num_layers, self.num_rows, self.config.num_heads, capacity)
+        dtype = DTYPES[self.weights.precision]
+        pairs = [large_empty(*shape, BLOCK, dtype=dtype) for _ in range(2)]
+        pairs += [large_empty(*shape, dtype=torch.float32) for _ in range(2)]  # the scales; int8 only
+        self.kept += pairs
+        return [abi.Cache(*(t[layer].data_ptr() for t in pairs), capacity) for layer in range(shape[0])]
+
+    def _structure(self, conditions: Tensor, max_steps: int) -> abi.Decoder:
+        """What the library reads. conditions: [R, M, dim]."""
+        config, weights = self.config, self.weights
+        return abi.Decoder(
+            precision=PRECISIONS.index(weights.precision),
+            dim=config.dim,
+            num_heads=config.num_heads,
+            num_layers=config.num_layers,
+            num_codebooks=config.num_codebooks,
+            codebook_size=config.codebook_size,
+            memory_length=self.memory_length,
+            num_threads=weights.num_threads,
+            num_steps=max_steps,
+            layers=self.layers,
+            embeddings=weights.embeddings,
+            positions=self._address(sinusoids(0, max_steps, config.dim, CPU)),
+            conditions=self._address(conditions),
+            bias=self._address(weights.model.decoder.position_bias(0, max_steps, self.memory_length, CPU)),
+            summary=self._address(weights.model.summary(conditions)),
+            out_norm=weights.norm,
+            logits=weights.logits,
+        )
+
+    def _address(self, tensor: Tensor | None) -> int | None:
+        """Keep a tensor alive as float32; where it lies."""
+        if tensor is None:
+            return None
+        self.kept.append(tensor.float().contiguous())
+        return self.kept[-1].data_ptr()
