@@ -1,0 +1,264 @@
+"""Video files in, frames and waveforms out, music back in. All of it through ffmpeg; no torch.
+
+One clock: every time is in seconds from the container's first timestamp, which is a player's zero.
+Shapes: H height, W width, N waveform samples.
+"""
+
+from __future__ import annotations
+
+import os
+import wave
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import ffmpeg
+import numpy as np
+
+from gvmgen.encoders.probe import MediaInfo, open_media, picture_stream, probe
+from gvmgen.encoders.process import (
+    DEADLINE_S,
+    PROTOCOLS,
+    FfmpegOutput,
+    MediaError,
+    ffmpeg_path,
+    local_file,
+    run_ffmpeg,
+)
+from shards.spec import FRAME_RATE, SAMPLE_RATE, num_frames
+
+__all__ = [
+    "MediaError",
+    "MediaInfo",
+    "ffmpeg_path",
+    "frame_times",
+    "mux",
+    "probe",
+    "read_frames",
+    "read_waveform",
+    "write_waveform",
+]
+
+# Decoding starts this much before a segment: the picture shown at its start may be older than it,
+# and a decoder needs some run-up after a seek.
+_RUN_UP_S = 10
+# Resampling starts on a whole second this much before: the same phase and history, seek or not.
+_RESAMPLER_RUN_UP_S = 1
+_MUX_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
+
+
+def read_frames(
+    path: Path | str,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    deadline_s: float = DEADLINE_S,
+) -> Iterator[np.ndarray]:
+    """uint8 [H, W, 3] frames, one a second: the picture on show at start_s, start_s + 1, start_s + 2 …
+
+    On show is the last frame with a timestamp at or before that time; before the first frame, the first.
+    After the picture's end its last frame stays, as in a player. `duration_s`: to the file's end if None.
+    One frame is in memory at a time. Raises MediaError when the file ends before its header says so.
+    """
+    path = Path(path)
+    info = probe(path)
+    wanted = num_frames(info.duration_s - start_s if duration_s is None else duration_s)
+    first_s = max(
+        0.0, min(start_s, info.video_end_s - 0.001)
+    )  # a start after the picture's end shows its last
+    given = 0
+    frame: np.ndarray | None = None
+    with FfmpegOutput(_frame_arguments(path, first_s, wanted), path, deadline_s) as output:
+        while given < wanted and (fresh := _read_ppm(output)) is not None:
+            frame = fresh
+            yield frame
+            given += 1
+        complaints = output.complaints() if given < wanted else ""
+    end_s = first_s + given
+    if frame is None or end_s < min(info.video_end_s, start_s + wanted) - 1:
+        raise _cut_short(path, "picture", end_s, info.video_end_s, complaints)
+    for _ in range(given, wanted):
+        yield frame
+
+
+def frame_times(path: Path | str, start_s: float = 0.0, duration_s: float | None = None) -> list[float]:
+    """Timestamps, in seconds, of the frames that `read_frames` gives for the same arguments."""
+    path = Path(path)
+    info = probe(path)
+    wanted = num_frames(info.duration_s - start_s if duration_s is None else duration_s)
+    with open_media(path) as container:
+        video = picture_stream(container)
+        zero = Fraction(container.start_time or 0, av.time_base)
+        if start_s > _RUN_UP_S:
+            container.seek(int((start_s - _RUN_UP_S + zero) * av.time_base))
+        times = sorted(
+            packet.pts * packet.time_base - zero
+            for packet in container.demux(video)
+            if packet.pts is not None and not packet.is_discard
+        )
+    chosen = []
+    for index in range(wanted):
+        on_show = [t for t in times if t <= start_s + index / FRAME_RATE]
+        chosen.append(float(on_show[-1] if on_show else times[0]))
+    return chosen
+
+
+def read_waveform(
+    path: Path | str,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    sample_rate: int = SAMPLE_RATE,
+    deadline_s: float = DEADLINE_S,
+) -> np.ndarray:
+    """float32 [N], mono, N = round(duration_s · sample_rate); silent where the file has no sound.
+
+    Sample 0 and frame 0 of `read_frames` are the same moment. `duration_s`: to the file's end if None.
+    Raises MediaError when there is no sound stream, or it ends before its header says so.
+    """
+    path = Path(path)
+    info = probe(path, needs_picture=False)
+    if not info.has_audio:
+        raise MediaError(f"{path}: has no sound; its music is needed here")
+    wanted = round((info.duration_s - start_s if duration_s is None else duration_s) * sample_rate)
+    waveform = np.zeros(max(wanted, 0), np.float32)
+    with FfmpegOutput(_waveform_arguments(path, start_s, sample_rate), path, deadline_s) as output:
+        size = output.read_into(waveform.data.cast("B"))
+        complaints = output.complaints() if size < waveform.nbytes else ""
+    end_s = start_s + size / waveform.itemsize / sample_rate
+    if end_s < min(info.audio_end_s, start_s + wanted / sample_rate) - 1:
+        raise _cut_short(path, "sound", end_s, info.audio_end_s, complaints)
+    return waveform
+
+
+def write_waveform(path: Path | str, waveform: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
+    """Write float [N] in -1 … 1 as a mono 16-bit WAV file. The name appears when the file is whole."""
+    path = Path(path)
+    samples = np.rint(np.clip(waveform, -1.0, 1.0) * 32767).astype("<i2")
+    aside = _aside(path)
+    try:
+        with aside.open("wb") as file, wave.open(file, "wb") as sound:
+            sound.setnchannels(1)
+            sound.setsampwidth(2)
+            sound.setframerate(sample_rate)
+            sound.writeframes(samples.tobytes())
+        _commit(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def mux(
+    video: Path | str,
+    waveform: np.ndarray,
+    out: Path | str,
+    sample_rate: int = SAMPLE_RATE,
+    deadline_s: float = 3600.0,
+) -> None:
+    """Write `video` with `waveform`, float [N] mono, as its only sound. The picture stream is copied.
+
+    The extension of `out`, .mp4, .mkv or .mov, sets the format. The name appears when the file is whole.
+    """
+    video, out = Path(video), Path(out)
+    if out.suffix.lower() not in _MUX_FORMATS:
+        raise MediaError(f"{out}: cannot write {out.suffix!r}; choose .wav, {', '.join(_MUX_FORMATS)}")
+    aside = _aside(out)
+    try:
+        aside.touch(exist_ok=False)  # an unwritable folder is an OSError that says so, not ffmpeg's complaint
+        arguments = _mux_arguments(video, aside, _MUX_FORMATS[out.suffix.lower()], sample_rate)
+        run_ffmpeg(arguments, video, np.ascontiguousarray(waveform, "<f4").tobytes(), deadline_s)
+        _commit(aside, out)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _seek(start_s: float) -> tuple[float, dict[str, Any]]:
+    """Where the wanted start lies after the seek, in seconds, and the input options that seek there.
+
+    `noaccurate_seek` keeps the frames before the start: the last of them is the one on show.
+    """
+    to_s = max(0.0, start_s - _RUN_UP_S)
+    options: dict[str, Any] = {"protocol_whitelist": PROTOCOLS}
+    if to_s > 0:
+        options |= {"noaccurate_seek": None, "ss": f"{to_s:.6f}"}
+    return start_s - to_s, options
+
+
+def _frame_arguments(path: Path, start_s: float, wanted: int) -> list[str]:
+    """ffmpeg's arguments for `wanted` frames as PPM pictures, which carry their own size."""
+    offset_s, options = _seek(start_s)
+    frames = (
+        f"setpts=PTS-{offset_s:.6f}/TB,"
+        f"fps={FRAME_RATE}:round=up:start_time=0"  # up: a frame counts from the next whole second on
+    )
+    return _arguments(
+        ffmpeg.input(local_file(path), **options),
+        "pipe:",
+        {
+            "map": "0:V:0",
+            "vf": frames,
+            "frames:v": wanted,
+            "f": "image2pipe",
+            "c:v": "ppm",
+            "fps_mode": "passthrough",
+        },
+    )
+
+
+def _waveform_arguments(path: Path, start_s: float, sample_rate: int) -> list[str]:
+    """ffmpeg's arguments for mono float32 samples from start_s on."""
+    offset_s, options = _seek(start_s)
+    sound = (
+        f"asetpts=PTS-{offset_s - _RESAMPLER_RUN_UP_S:.6f}/TB,atrim=start=0,"
+        f"aresample={sample_rate}:async=1:first_pts=0,"  # silence before a late start, and in gaps
+        f"aformat=sample_fmts=flt:channel_layouts=mono,atrim=start_sample={_RESAMPLER_RUN_UP_S * sample_rate}"
+    )
+    return _arguments(
+        ffmpeg.input(local_file(path), **options), "pipe:", {"map": "0:a:0", "af": sound, "f": "f32le"}
+    )
+
+
+def _mux_arguments(video: Path, out: Path, container: str, sample_rate: int) -> list[str]:
+    """ffmpeg's arguments: picture of `video`, sound from stdin, into `out`."""
+    picture = ffmpeg.input(local_file(video), protocol_whitelist=PROTOCOLS)
+    sound = ffmpeg.input("pipe:", f="f32le", ar=sample_rate, ac=1, protocol_whitelist=PROTOCOLS)
+    options = {"c:v": "copy", "f": container, "y": None}
+    if container == "matroska":
+        options["c:a"] = "flac"  # Matroska cannot say where AAC's padding ends
+    else:
+        options |= {"c:a": "aac", "b:a": "160k", "movflags": "+faststart"}  # plays while it loads
+    return _arguments([picture["V:0"], sound["a"]], local_file(out), options)
+
+
+def _arguments(inputs: Any, out: str, options: dict[str, Any]) -> list[str]:
+    streams = inputs if isinstance(inputs, list) else [inputs]
+    quiet = ["-nostdin", "-hide_banner", "-v", "error"]
+    return [*quiet, *ffmpeg.output(*streams, out, **options).get_args()]
+
+
+def _read_ppm(output: FfmpegOutput) -> np.ndarray | None:
+    """The next picture, uint8 [H, W, 3]; None at the end."""
+    if output.read_line() != b"P6\n":
+        return None
+    width, height = (int(number) for number in output.read_line().split())
+    output.read_line()  # the largest value, 255
+    frame = np.empty((height, width, 3), np.uint8)
+    return frame if output.read_into(frame.data.cast("B")) == frame.nbytes else None
+
+
+def _cut_short(path: Path, what: str, found_s: float, wanted_s: float, complaints: str) -> MediaError:
+    return MediaError(
+        f"{path}: its {what} ends after {found_s:.0f} s, its header says {wanted_s:.1f} s; "
+        f"is the file cut short? ({complaints or 'ffmpeg did not complain'})"
+    )
+
+
+def _aside(path: Path) -> Path:
+    """A name in the same folder for a file that is not whole yet."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _commit(aside: Path, path: Path) -> None:
+    """Make the file appear at its name, whole and on disk."""
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+    aside.replace(path)
