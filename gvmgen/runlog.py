@@ -1,0 +1,138 @@
+"""What one looks at while a run trains: progress bar, metrics.jsonl, and Accelerate's trackers."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from gvmgen.runs import RunFolder, write_text
+
+SLOW_BAR_S = 10.0  # seconds between two lines of a progress bar that goes into a file
+BAR = "{desc} {percentage:3.0f} %|{bar}| {n}/{total} [{elapsed}<{remaining}]{postfix}"
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimiser step was like, over all processes."""
+
+    step: int  # steps done
+    per_codebook: list[float]  # nats a code
+    rate: float  # learning rate
+    grad_norm: float
+    num_codes: int
+    seconds: float
+    wait_s: float  # of which this process waited for data
+
+    @property
+    def loss(self) -> float:
+        """Mean over the codebooks (eq. 7)."""
+        return sum(self.per_codebook) / len(self.per_codebook)
+
+
+class StepClock:
+    """Measures a step, and how much of it is waiting for data."""
+
+    def __init__(self) -> None:
+        self.started, self.wait_s = time.perf_counter(), 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        since = time.perf_counter()
+        yield
+        self.wait_s += time.perf_counter() - since
+
+    def read(self) -> tuple[float, float]:
+        """(seconds in all, seconds waited)."""
+        return time.perf_counter() - self.started, self.wait_s
+
+
+class RunLog:
+    """Shows and records steps; silent on all but the main process."""
+
+    def __init__(
+        self, folder: RunFolder, accelerator: Accelerator, first_step: int, num_steps: int, log_every: int
+    ) -> None:
+        self.folder, self.accelerator, self.log_every = folder, accelerator, log_every
+        self.is_main = accelerator.is_main_process
+        self.seconds = self.wait_s = 0.0  # since the last recorded step
+        self.num_codes = self.num_steps = 0
+        if self.is_main:
+            drop_lines_after(folder, first_step)
+        accelerator.init_trackers(folder.path.name)
+        self.bar = tqdm(
+            total=num_steps,
+            initial=first_step,
+            desc=folder.path.name,
+            disable=not self.is_main,
+            mininterval=0.1 if sys.stderr.isatty() else SLOW_BAR_S,
+            bar_format=BAR,
+        )
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        self.accelerator.end_training()
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        if self.is_main:
+            self.bar.write(line, file=sys.stderr)
+
+    def step(self, report: StepReport) -> None:
+        self.seconds += report.seconds
+        self.wait_s += report.wait_s
+        self.num_codes += report.num_codes
+        self.num_steps += 1
+        if report.step % self.log_every == 0 or report.step == self.bar.total:
+            self._record(report)
+        self.bar.update()
+
+    def _record(self, report: StepReport) -> None:
+        """A line of metrics.jsonl: this step's loss, and the speed since the line before."""
+        speed = {
+            "step_s": self.seconds / self.num_steps,
+            "data_wait": self.wait_s / self.seconds,
+            "codes_per_s": self.num_codes / self.seconds,
+        }
+        learning = {"loss": report.loss, "rate": report.rate, "grad_norm": report.grad_norm}
+        codebooks = {f"loss_{k}": loss for k, loss in enumerate(report.per_codebook)}
+        self._write(report.step, "train", learning | codebooks | speed)
+        self.bar.set_postfix_str(
+            f"loss {report.loss:.3f}, {speed['step_s']:.2f} s/step, data wait {speed['data_wait']:.1%}, "
+            f"{speed['codes_per_s']:.0f} tokens/s",
+            refresh=False,
+        )
+        self.seconds = self.wait_s = 0.0
+        self.num_codes = self.num_steps = 0
+
+    def test(self, step: int, per_codebook: list[float]) -> None:
+        """Record a validation."""
+        loss = sum(per_codebook) / len(per_codebook)
+        each = ", ".join(f"{loss:.3f}" for loss in per_codebook)
+        self.say(f"step {step}: test loss {loss:.4f} (codebooks {each})")
+        self._write(step, "test", {"loss": loss} | {f"loss_{k}": x for k, x in enumerate(per_codebook)})
+
+    def _write(self, step: int, split: str, values: dict[str, Any]) -> None:
+        if not self.is_main:
+            return
+        with self.folder.metrics.open("a") as file:
+            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        self.accelerator.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
+
+
+def drop_lines_after(folder: RunFolder, step: int) -> None:
+    """Forget what was logged beyond the checkpoint that a run goes on from: it will be logged again."""
+    if folder.metrics.exists():
+        lines = folder.metrics.read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]  # the last one may be cut by a kill
+        write_text(folder.metrics, "".join(line for line in whole if json.loads(line)["step"] <= step))
