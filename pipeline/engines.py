@@ -1,0 +1,144 @@
+"""The unit of work, shard in, shard out, the same whatever engine runs it; and the local engine."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Self
+
+from pipeline.encode import Encoders, Media, encode_media, read_media
+from pipeline.failures import Failure, SegmentError
+from pipeline.jsonl import read_journal, write_rows
+from pipeline.manifest import Segment, source_path
+from pipeline.plan import ShardPlan
+from shards.reader import ShardSet
+from shards.record import ShardRecord
+from shards.spec import Sample, ShardBusyError, failures_path, record_path
+from shards.writer import write_shard
+
+READ_AHEAD = 2  # segments; 30 s are about 40 MB of frames
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the shards of a run share."""
+
+    manifest: Path
+    rows: Mapping[str, Segment]  # by key
+    shards: Path  # the folder they are written to
+    encoders: Encoders
+    force: bool  # make complete shards again
+    on_frames: Callable[[int], None]  # told after each piece of work
+
+    def read(self, segment: Segment) -> Media:
+        return read_media(segment, source_path(self.manifest, segment), self.encoders)
+
+
+def encode_shards(todo: Sequence[ShardPlan], work: Work) -> Iterator[ShardRecord]:
+    """The local engine: one shard after the other in this process, the next segments read meanwhile.
+
+    A shard that another process is writing, or has finished since, is left to it.
+    """
+
+    def segments() -> Iterator[Segment]:
+        for shard in todo:
+            former = former_samples(shard, work)
+            yield from (work.rows[key] for key in shard.keys if key in work.rows and key not in former)
+
+    with ReadAhead(segments(), work.read) as media:
+        for shard in todo:
+            with suppress(ShardBusyError):
+                yield encode_shard(shard, work, media.take)
+
+
+def encode_shard(shard: ShardPlan, work: Work, read: Callable[[Segment], Media]) -> ShardRecord:
+    """Encode one shard and commit it; a segment that fails is left out, and `000042.failures.jsonl` says why.
+
+    A pure map: the same plan, sources and encoders give the same bytes, wherever and however often it runs.
+    Raises ShardBusyError where another process is at it.
+    """
+    former = former_samples(shard, work)
+    path = failures_path(work.shards, shard.shard)
+    attempts = {row["key"]: row["attempt"] for row in read_journal(path)}
+    failures: list[Failure] = []
+    left_out: list[dict[str, str]] = []
+
+    def samples() -> Iterator[Sample]:
+        for key in shard.keys:
+            try:
+                yield former[key]() if key in former else _encode_segment(key, work, read)
+            except SegmentError as error:
+                failures.append(_failure(key, error, work, attempts.get(key, 0) + 1))
+                left_out.append({"key": key, "kind": error.kind, "stage": error.stage})
+        # Before the record: who sees the shard also sees why it lacks something.
+        write_rows(path, [failure.to_json() for failure in failures])
+
+    record = write_shard(
+        work.shards,
+        shard.shard,
+        samples(),
+        plan_hash=shard.plan_hash,
+        fingerprint=work.encoders.fingerprint,
+        left_out=left_out,
+    )
+    if not failures:
+        path.unlink()
+    return record
+
+
+def _encode_segment(key: str, work: Work, read: Callable[[Segment], Media]) -> Sample:
+    segment = work.rows.get(key)
+    if segment is None:
+        raise SegmentError("manifest", "permanent", "the manifest no longer has this segment")
+    return encode_media(segment, read(segment), work.encoders, work.on_frames)
+
+
+def _failure(key: str, error: SegmentError, work: Work, attempt: int) -> Failure:
+    source = work.rows[key].source if key in work.rows else ""
+    return Failure(
+        key=key, source=source, stage=error.stage, kind=error.kind, message=str(error), attempt=attempt
+    )
+
+
+def former_samples(shard: ShardPlan, work: Work) -> dict[str, Callable[[], Sample]]:
+    """Samples that an earlier run made, by key: a retry encodes only what failed."""
+    path = record_path(work.shards, shard.shard)
+    if work.force or not path.exists():
+        return {}
+    shard_set = ShardSet([(path.with_suffix(".tar"), ShardRecord.load(path))])
+    return {ref.record.key: partial(shard_set.read, i) for i, ref in enumerate(shard_set.samples)}
+
+
+class ReadAhead:
+    """Media of segments, read in order by a thread while the encoders work on what came before."""
+
+    def __init__(self, segments: Iterable[Segment], read: Callable[[Segment], Media]) -> None:
+        self._segments, self._read = iter(segments), read
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._waiting: deque[tuple[Segment, Future[Media]]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def take(self, segment: Segment) -> Media:
+        """This segment's media; what waits before it is let go. Raises what reading it raised."""
+        while True:
+            self._fill()
+            found, media = self._waiting.popleft()
+            if found is segment:
+                self._fill()
+                return media.result()
+            media.cancel()
+
+    def _fill(self) -> None:
+        for segment in islice(self._segments, 1 + READ_AHEAD - len(self._waiting)):
+            self._waiting.append((segment, self._thread.submit(self._read, segment)))

@@ -1,0 +1,71 @@
+"""Failures are data: what went wrong with a segment, at which stage, and whether trying again can help."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Kind = Literal["permanent", "transient", "bug"]
+FATAL_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no segment's fault: the run stops
+
+
+class SegmentError(Exception):
+    """One segment cannot be encoded; the others go on."""
+
+    def __init__(self, stage: str, kind: Kind, message: str) -> None:
+        super().__init__(message)
+        self.stage, self.kind = stage, kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A row of `000042.failures.jsonl`."""
+
+    key: str
+    source: str
+    stage: str
+    kind: Kind
+    message: str
+    attempt: int  # 1: the first try
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Turn what goes wrong inside into a SegmentError, unless no segment is to blame for it."""
+    try:
+        yield
+    except SegmentError:
+        raise
+    except Exception as error:
+        kind = _kind(error)
+        if kind is None:
+            raise
+        raise SegmentError(name, kind, _message(error, kind)) from error
+
+
+def _kind(error: Exception) -> Kind | None:
+    from gvmgen.encoders.media import MediaError
+    from gvmgen.encoders.presets import MissingWeightsError
+
+    if isinstance(error, MissingWeightsError) or (isinstance(error, OSError) and error.errno in FATAL_ERRNO):
+        return None
+    if isinstance(error, MediaError):
+        return "permanent"
+    if isinstance(error, OSError | MemoryError) or "out of memory" in str(
+        error
+    ):  # torch says it in words only
+        return "transient"
+    return "bug"
+
+
+def _message(error: Exception, kind: Kind) -> str:
+    if kind == "bug":
+        return "".join(traceback.format_exception(error)).strip()
+    return str(error) or type(error).__name__

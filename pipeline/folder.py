@@ -1,0 +1,90 @@
+"""Where the pieces of a data set lie, and what the plan and the records on disk say together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.manifest import MANIFEST_NAME, Segment, read_manifest
+from pipeline.plan import PLAN_NAME, FinishedShard, Plan, ShardPlan, freeze, held, read_plan, write_plan
+from shards.record import ShardRecord
+from shards.spec import num_frames, record_path, tar_path
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """`data/`: the manifest, the plan, the shards, the cache."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / MANIFEST_NAME
+
+    @property
+    def plan(self) -> Path:
+        return self.root / PLAN_NAME
+
+    @property
+    def shards(self) -> Path:
+        return self.root / "shards"
+
+    def record(self, shard: int) -> ShardRecord | None:
+        """The shard's commit record, None where it is not complete. Raises ShardError for a damaged one."""
+        path = record_path(self.shards, shard)
+        if not (path.exists() and tar_path(self.shards, shard).exists()):
+            return None
+        return ShardRecord.load(path)
+
+    def read_segments(self) -> dict[str, Segment]:
+        """The manifest by key."""
+        return {segment.key: segment for segment in read_manifest(self.manifest)}
+
+    def freeze_plan(self, segments: dict[str, Segment]) -> Plan:
+        """The plan that covers these segments, written down. Raises ValueError where `freeze` does."""
+        with held(self.plan):
+            old = read_plan(self.plan)
+            plan = freeze(old, list(segments.values()), self._finished)
+            if plan != old:
+                write_plan(self.plan, plan)
+        return plan
+
+    def foresee_plan(self, segments: dict[str, Segment]) -> Plan:
+        """What `freeze_plan` would write down."""
+        return freeze(read_plan(self.plan), list(segments.values()), self._finished)
+
+    def _finished(self, shard: int) -> FinishedShard | None:
+        record = self.record(shard)
+        if record is None:
+            return None
+        return FinishedShard(record.plan_hash, frozenset(row["key"] for row in record.left_out))
+
+
+def choose(plan: Plan, numbers: str) -> Plan:
+    """The planned shards among `numbers`: `all`, `0-99` or `3,7,10-12`. ValueError for another form."""
+    if numbers == "all":
+        return plan
+    chosen: Plan = {}
+    for part in numbers.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None:
+            raise ValueError(
+                f"--shards {numbers}: {part!r} is no shard and no range; write 0-99 or 3,7,10-12"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"--shards {numbers}: {part.strip()} runs backwards")
+        chosen |= {shard: planned for shard, planned in plan.items() if first <= shard <= last}
+    return dict(sorted(chosen.items()))
+
+
+def planned_frames(shards: Iterable[ShardPlan]) -> int:
+    return sum(num_frames(segment["duration_s"]) for shard in shards for segment in shard.segments)
+
+
+def plan_summary(shards: Collection[ShardPlan]) -> str:
+    num_segments = sum(len(shard.segments) for shard in shards)
+    hours = sum(segment["duration_s"] for shard in shards for segment in shard.segments) / 3600
+    return f"{len(shards)} shards, {num_segments} segments, {hours:.2f} h, {planned_frames(shards)} frames"

@@ -1,0 +1,100 @@
+"""The manifest: one row a segment of a source video, with its name, split and shard."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pipeline.jsonl import read_rows, write_rows
+
+Split = Literal["train", "test"]
+MANIFEST_NAME = "manifest.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One source video as the crawl found it."""
+
+    source: str  # path, relative to the manifest's folder where it lies inside
+    source_size: int  # bytes; with the time below, tells without reading whether the file changed
+    source_mtime_ns: int
+    source_sha256: str  # of the whole file: the content's identity, wherever the file lies
+    source_duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment(Source):
+    """One excerpt of a source video: a row of the manifest."""
+
+    key: str
+    start_s: int  # whole seconds, so that overlapping segments share their frames
+    duration_s: float
+    group: str  # segments of one group share a split
+    split: Split
+    shard: int  # by hash; `plan.py` has the last word
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the data set depends on. A file that only moved keeps its identity."""
+        return {
+            "duration_s": self.duration_s,
+            "group": self.group,
+            "key": self.key,
+            "source_sha256": self.source_sha256,
+            "split": self.split,
+            "start_s": self.start_s,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any], where: str) -> Self:
+        """A row; fields that this version does not know are left aside. `where` opens an error."""
+        names = [f.name for f in fields(cls)]
+        missing = [name for name in names if name not in row]
+        if missing:
+            raise ValueError(f"{where}: the row lacks {', '.join(missing)}. Run: gvm-prep crawl-manifest")
+        return cls(**{name: row[name] for name in names})
+
+
+def segment_key(source_sha256: str, start_s: int, duration_s: float) -> str:
+    """A name that depends on content alone: the same excerpt of the same file has it on every machine."""
+    return f"{source_sha256[:16]}_{start_s:05d}_{round(duration_s * 1000):06d}"
+
+
+def hash_fraction(text: str) -> float:
+    """A number in [0, 1) that looks drawn at random and is always the same for the same text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def split_of(group: str, test_share: float, seed: int) -> Split:
+    """By hash of the group: stable when rows are added, and no group is in both splits."""
+    return "test" if hash_fraction(f"split {seed} {group}") < test_share else "train"
+
+
+def shard_of(key: str, num_shards: int) -> int:
+    return int(hash_fraction(f"shard {key}") * num_shards)
+
+
+def write_manifest(path: Path, segments: Iterable[Segment]) -> None:
+    """Replace the manifest at once, rows by key."""
+    write_rows(path, (s.to_json() for s in sorted(segments, key=lambda s: s.key)))
+
+
+def read_manifest(path: Path) -> Iterator[Segment]:
+    """The manifest's segments. Raises FileNotFoundError with the command that makes one."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no manifest there. Run: gvm-prep crawl-manifest FOLDER --out {path}"
+        )
+    for number, row in enumerate(read_rows(path), start=1):
+        yield Segment.from_json(row, f"{path}: line {number}")
+
+
+def source_path(manifest: Path, segment: Source) -> Path:
+    """Where the source file lies."""
+    return manifest.parent / segment.source  # an absolute source replaces the folder

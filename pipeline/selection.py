@@ -1,0 +1,69 @@
+"""Which shards a run of `gvm-prep encode` has to make, and which are complete. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.folder import DataFolder, choose, plan_summary
+from pipeline.plan import Plan, ShardPlan
+from shards.record import ShardRecord
+from shards.spec import Fingerprint, ShardError, fingerprint_differences, tar_path
+
+Retry = Literal["none", "transient", "all"]
+RETRIED = {"none": (), "transient": ("transient",), "all": ("transient", "permanent", "bug")}  # kinds
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    preset: str
+    shards: str = "all"
+    device: str | None = None  # None: a GPU where there is one
+    retry: Retry = "transient"  # failures of earlier runs to try again
+    force: bool = False  # make complete shards again
+
+
+def split_complete(
+    plan: Plan, data: DataFolder, fingerprint: Fingerprint | None, config: EncodeConfig
+) -> tuple[list[ShardPlan], list[ShardRecord]]:
+    """(shards to encode, records of the complete ones).
+
+    Raises ShardError where a complete shard is not what this plan and these encoders make. fingerprint: the
+    encoders'; None where any will do.
+    """
+    todo, complete = [], []
+    for shard in plan.values():
+        record = None if config.force else data.record(shard.shard)
+        if record is not None:
+            refuse_other(record, shard, data, record.fingerprint if fingerprint is None else fingerprint)
+        if record is None or any(row["kind"] in RETRIED[config.retry] for row in record.left_out):
+            todo.append(shard)
+        else:
+            complete.append(record)
+    return todo, complete
+
+
+def refuse_other(record: ShardRecord, shard: ShardPlan, data: DataFolder, fingerprint: Fingerprint) -> None:
+    """Raise ShardError unless a complete shard is what this run would make."""
+    tar = tar_path(data.shards, shard.shard)
+    found = differences(record, shard, fingerprint)
+    if tar.stat().st_size != record.tar_bytes:
+        found.append(f"bytes of the tar: found {tar.stat().st_size}, wanted {record.tar_bytes}")
+    if found:
+        raise ShardError(
+            f"{tar}: complete, but not what this run would make: {'; '.join(found)}. "
+            f"Use the preset of before, or make it again: gvm-prep encode --shards {shard.shard} --force"
+        )
+
+
+def differences(record: ShardRecord, shard: ShardPlan, fingerprint: Fingerprint) -> list[str]:
+    """In what a complete shard is not what this plan and these encoders make."""
+    found = {"plan_hash": record.plan_hash, "encoders": record.fingerprint}
+    return fingerprint_differences(found, {"plan_hash": shard.plan_hash, "encoders": fingerprint})
+
+
+def foresee(data: DataFolder, config: EncodeConfig) -> str:
+    """What a run would do; writes nothing and loads no encoder."""
+    plan = choose(data.foresee_plan(data.read_segments()), config.shards)
+    todo, _ = split_complete(plan, data, None, config)
+    return f"chosen:    {plan_summary(plan.values())}\nto encode: {plan_summary(todo)}"
