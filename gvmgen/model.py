@@ -262,7 +262,8 @@ class TemporalDecoder(nn.Module):
         """float32 [1, H, S, M]: how far each condition's frame is from each step's time; None where unused.
 
         ALiBi (Press et al. 2022), made symmetric, in seconds: -slope_h * |t - (f + 0.5)|, geometric slopes.
-        It gives the visual memory a time axis, which the official code lacks, without a parameter.
+        It gives the visual memory a time axis, which the official code lacks, without a parameter. The steepest
+        head's slope of 8 a second singles out one frame: with ALiBi's own 1/2 no head could tell two neighbours.
         """
         config = self.config
         if not (config.frame_positions and config.temporal_cross_attention):
@@ -271,8 +272,8 @@ class TemporalDecoder(nn.Module):
         frames = torch.arange(num_conditions, device=device) // per_frame
         frame_s = (frames + 0.5) / config.frame_rate
         step_s = torch.arange(start, start + num_steps, device=device) / config.code_rate
-        heads = torch.arange(1, config.num_heads + 1, device=device)
-        slopes = 2.0 ** (-8.0 * heads / config.num_heads)
+        heads = torch.arange(config.num_heads, device=device)
+        slopes = 2.0 ** (3.0 - 8.0 * heads / config.num_heads)
         return -slopes[:, None, None] * (step_s[:, None] - frame_s).abs()[None, None]
 
 
