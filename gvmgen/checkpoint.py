@@ -1,10 +1,10 @@
-"""Models on disk: a folder of safetensors and JSON, and the weights of others brought into it."""
+"""Models on disk: a folder of safetensors and JSON, or an official checkpoint read as one."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,16 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
-from gvmgen.config import ModelConfig
+from gvmgen.config import MODEL_PRESETS, ModelConfig
+from gvmgen.imports import import_official, is_audiocraft_checkpoint
 from gvmgen.model import GVMGen
+from gvmgen.weights import assign, empty_model
 
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+AUDIOCRAFT_CODEC = "compression_state_dict.bin"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ class ModelInfo:
     trained: bool = False
     licence: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
+    codec: str | None = None  # EnCodec weights of the model's own, in its folder; None: the preset's
 
 
 def save_model(folder: Path, model: GVMGen, info: ModelInfo) -> None:
@@ -56,19 +59,37 @@ def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def load_model(
-    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> tuple[GVMGen, ModelInfo]:
-    """Read a model folder. dtype: None keeps the file's own. Raises ValueError for what does not fit.
+    """Read a model folder, or an official GVMGen checkpoint: its folder or its `state_dict.bin`.
 
+    dtype: None keeps a folder's own, and takes float32 for an official checkpoint, which may be float16.
     No second copy of the weights is made: the network is built without memory and takes the file's tensors.
+    Raises ValueError for what does not fit, FileNotFoundError where there is no model.
     """
-    config, info = read_config(folder)
-    with torch.device("meta"):
-        model = GVMGen(config)
-    with safe_open(folder / WEIGHTS, framework="pt", device=str(device)) as file:
+    if is_audiocraft_checkpoint(path):
+        model, _ = import_official(path, device, dtype or torch.float32)
+        return model, official_info(model.config, path)
+    config, info = read_config(path)
+    model = empty_model(config)
+    weights = path / WEIGHTS
+    with safe_open(weights, framework="pt", device=str(device)) as file:
         tensors = ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
-        assign(model, tensors, where=str(folder / WEIGHTS), dtype=dtype)
-    return model.eval(), info
+        assign(model, tensors, where=str(weights), device=device, dtype=dtype)
+    return model, info
+
+
+def official_info(config: ModelConfig, path: Path) -> ModelInfo:
+    """What can be said of an official checkpoint; its own codec where it lies beside the weights."""
+    codec = (path if path.is_dir() else path.parent) / AUDIOCRAFT_CODEC
+    is_large = config.dim == MODEL_PRESETS["large"].dim
+    return ModelInfo(
+        preset="large" if is_large else "small",
+        trained=True,
+        licence="as its authors released it",
+        provenance={"imported_from": path.name, "format": "official GVMGen"},
+        codec=str(codec) if codec.is_file() else None,
+    )
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, ModelInfo]:
@@ -83,24 +104,3 @@ def read_config(folder: Path) -> tuple[ModelConfig, ModelInfo]:
         )
     info = {f.name: values[f.name] for f in fields(ModelInfo) if f.name in values}
     return ModelConfig.from_json(values["model"]), ModelInfo(**info)
-
-
-def assign(
-    model: GVMGen, tensors: Iterable[tuple[str, Tensor]], *, where: str, dtype: torch.dtype | None = None
-) -> None:
-    """Make `tensors` the model's weights, one at a time. Raises ValueError that names all that do not fit."""
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    taken: dict[str, Tensor] = {}
-    problems = []
-    for name, tensor in tensors:
-        if name not in wanted:
-            problems.append(f"unexpected {name}")
-        elif tensor.shape != wanted[name]:
-            problems.append(f"{name} is {list(tensor.shape)}, wanted {list(wanted[name])}")
-        else:
-            taken[name] = tensor if dtype is None else tensor.to(dtype)
-    named = {problem.split()[0] for problem in problems}
-    problems += [f"missing {name}" for name in wanted if name not in taken and name not in named]
-    if problems:
-        raise ValueError(f"{where} does not fit the model: {'; '.join(problems)}")
-    model.load_state_dict(taken, assign=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -171,9 +172,12 @@ def unfilled_steps(prompt: Tensor, num_code_frames: int, pad_id: int, pad_tail: 
 
 
 def uniform_draws(seeds: Sequence[int], num_steps: int, num_codebooks: int) -> Tensor:
-    """float32 [B, S, K] in [0, 1), drawn on the CPU: a row gets the same in any batch, on any device."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return torch.stack([torch.rand(num_steps, num_codebooks, generator=g) for g in generators])
+    """float32 [B, S, K] in [0, 1): a row gets the same in any batch, on any device.
+
+    NumPy's generator takes seeds of any size; torch's on the CPU knows the low 32 bits only.
+    """
+    generators = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
+    return torch.from_numpy(np.stack([g.random((num_steps, num_codebooks), np.float32) for g in generators]))
 
 
 def guide(logits: Tensor, guidance: float) -> Tensor:

@@ -37,8 +37,8 @@ def undelay(delayed: Tensor) -> Tensor:
 def decoder_inputs(codes: Tensor, pad_id: int) -> Tensor:
     """What the decoder reads so that its step s predicts delayed step s: an empty step, then steps 0 … T - 2.
 
-    codes: int64 [B, K, T]. Returns int64 [B, K, T]. The K - 1 steps after T are left out: codebook 0 lies beyond
-    the segment there, and a crop of a longer piece would teach that music ends.
+    codes: int64 [B, K, T]. Returns int64 [B, K, T]. The K - 1 steps after T are left out: codebook 0
+    lies beyond the segment there, and a crop of a longer piece would teach that music ends.
     """
     num_frames = codes.shape[2]
     return torch.nn.functional.pad(delay(codes, pad_id)[:, :, : num_frames - 1], (1, 0), value=pad_id)

@@ -83,7 +83,7 @@ class FeatureTransformation(nn.Module):
         super().__init__()
         dim, every = config.feature_dim, config.spatial_cross_attention_every
         self.config = config
-        self.queries = nn.Parameter(torch.empty(config.num_queries, dim))
+        self.queries = nn.Parameter(torch.empty(1, config.num_queries, dim))
         self.norm = nn.LayerNorm(dim, eps=config.transformation_norm_eps)
         self.layers = nn.ModuleList(
             TransformationLayer(config, has_cross_attention=every > 0 and layer % every == 0)
