@@ -158,8 +158,10 @@ def _only_writer(directory: Path, shard: int) -> Iterator[None]:
     with _locked(lock, shard):
         for leftover in directory.glob(f".{shard:06d}.*.tmp"):
             leftover.unlink(missing_ok=True)  # nobody else may write this shard now: its writer is dead
-        yield
-        lock.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            lock.unlink()
 
 
 @contextmanager
