@@ -1,0 +1,120 @@
+"""Make the pocket corpus: pairs of video and music with a known truth, seeded and of any size.
+
+    python tools/pocket/corpus.py --out data/pocket --num-pairs 400 --first-seed 0
+
+Each pair is `pair_000042.mkv` (H.264, and FLAC so that the music is unharmed) and `pair_000042.json` (the
+truth of every second). A pair that is already there is left alone, so a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import wave
+from functools import partial
+from multiprocessing import Pool
+from pathlib import Path
+
+import cv2
+import numpy as np
+from compose import compose, section_keys
+from render_music import SAMPLE_RATE, render_music
+from render_video import HEIGHT, VIDEO_RATE, WIDTH, video_frames
+from scenario import make_scenario, truth_per_second
+
+
+def make_pair(seed: int, out: Path, duration_s: float) -> Path:
+    """Write one pair, the truth last. Returns the path of the video."""
+    video = out / f"pair_{seed:06d}.mkv"
+    truth = video.with_suffix(".json")
+    if truth.exists():
+        return video
+    cv2.setNumThreads(1)
+    scenario = make_scenario(seed, duration_s)
+    notes = compose(scenario)
+    with tempfile.NamedTemporaryFile(suffix=".wav") as sound:
+        _write_wav(Path(sound.name), render_music(notes, duration_s))
+        _encode(video_frames(scenario), Path(sound.name), video)
+    record = truth_per_second(scenario)
+    record["keys"] = [
+        {"start_s": start, "tonic": tonic, "minor": minor} for start, tonic, minor in section_keys(scenario)
+    ]
+    aside = truth.with_suffix(".tmp")
+    aside.write_text(json.dumps(record, sort_keys=True) + "\n")
+    aside.replace(truth)
+    return video
+
+
+def _write_wav(path: Path, waveform: np.ndarray) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(np.round(waveform * 32767).astype("<i2").tobytes())
+
+
+def _encode(frames, sound: Path, video: Path) -> None:
+    from gvmgen.encoders.media import ffmpeg_path
+
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-r", str(VIDEO_RATE), "-i", "-"]
+    picture = [
+        "-c:v",
+        "libx264",
+        "-preset",
+        "superfast",
+        "-crf",
+        "26",
+        "-pix_fmt",
+        "yuv420p",
+        "-threads",
+        "1",
+    ]
+    aside = video.with_suffix(".tmp.mkv")
+    command = [
+        str(ffmpeg_path()),
+        "-v",
+        "error",
+        "-y",
+        *raw,
+        "-i",
+        str(sound),
+        *picture,
+        "-c:a",
+        "flac",
+        str(aside),
+    ]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    for frame in frames:
+        process.stdin.write(np.ascontiguousarray(frame).data)
+    process.stdin.close()
+    if process.wait():
+        raise ValueError(f"{video}: ffmpeg failed; its message is above")
+    aside.replace(video)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("data/pocket"))
+    parser.add_argument("--num-pairs", type=int, default=400)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--duration", type=float, default=15.0, help="seconds of each pair")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    seeds = range(args.first_seed, args.first_seed + args.num_pairs)
+    with Pool(args.processes) as pool:
+        make = partial(make_pair, out=args.out, duration_s=args.duration)
+        for done, video in enumerate(pool.imap_unordered(make, seeds), 1):
+            print(f"\r{done}/{args.num_pairs} {video.name}", end="", file=sys.stderr)
+    print(file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
