@@ -33,3 +33,8 @@ def make_shards(directory: Path, shards: Sequence[Sequence[Sample]]) -> Path:
     for number, samples in enumerate(shards):
         write_shard(directory, number, samples, plan_hash="plan", fingerprint=FINGERPRINT)
     return directory
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    """The bytes with one bit wrong."""
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
