@@ -66,7 +66,7 @@ class RunLog:
         self.num_codes = self.num_steps = 0
         if self.is_main:
             drop_lines_after(folder, first_step)
-        accelerator.init_trackers(folder.path.name)
+        accelerator.init_trackers("tensorboard")  # also the name of the folder it writes
         self.bar = tqdm(
             total=num_steps,
             initial=first_step,

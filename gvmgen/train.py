@@ -85,7 +85,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     if precision == "auto":
         has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         precision = "bf16" if has_bf16 else None
-    trackers = ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
+    trackers = ["tensorboard"] if importlib.util.find_spec("tensorboard") else None
     return Accelerator(mixed_precision=precision, log_with=trackers, project_dir=config.run_folder)
 
 
@@ -126,6 +126,7 @@ class Trainer:
         self.num_skipped = 0  # in a row
         if checkpoint is not None:
             self.restore(checkpoint)
+        self.saved = self.step  # of the newest checkpoint
 
     def make_loader(self, shards: ShardSet) -> SegmentLoader:
         config, accelerator = self.config, self.accelerator
@@ -145,18 +146,25 @@ class Trainer:
 
     def run(self) -> None:
         """Step until the last one, or until asked to stop; save on the way and at the end."""
-        saved = self.step
         with StopRequest() as stop, self.make_log() as log:
             log.say(self.summary())
-            pieces = iter(self.loader)
-            while self.step < self.num_steps and not self.is_asked_to_stop(stop):
-                log.step(self.training_step(pieces))
-                if self.step % self.config.save_every == 0:
-                    saved = self.save()
-                if self.config.eval_every and self.step % self.config.eval_every == 0:
-                    log.test(self.step, self.evaluate())
-            if saved != self.step:
-                self.save()
+            try:
+                self.take_steps(stop, log)
+            except ValueError:  # a corrupt sample, a gradient that stays infinite: keep what was learned
+                self.save_unless_saved()
+                raise
+            self.save_unless_saved()
+            self.accelerator.wait_for_everyone()
+            log.say(self.farewell(stop))
+
+    def take_steps(self, stop: StopRequest, log: RunLog) -> None:
+        pieces = iter(self.loader)
+        while self.step < self.num_steps and not self.is_asked_to_stop(stop):
+            log.step(self.training_step(pieces))
+            if self.step % self.config.save_every == 0:
+                self.save_unless_saved()
+            if self.config.eval_every and self.step % self.config.eval_every == 0:
+                log.test(self.step, self.evaluate())
 
     def training_step(self, pieces: Iterator[Batch]) -> StepReport:
         """One optimiser step on this process's share of the global batch, in `grad_accum` pieces."""
@@ -259,12 +267,11 @@ class Trainer:
         flag = torch.tensor(int(asked), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag) > 0)
 
-    def save(self) -> int:
-        """Write a checkpoint; returns its step."""
-        if self.accelerator.is_main_process:
+    def save_unless_saved(self) -> None:
+        """Have a checkpoint of this step on disk."""
+        if self.accelerator.is_main_process and self.step != self.saved:
             self.folder.save(self.step, self.write_checkpoint, self.config.keep_last)
-        self.accelerator.wait_for_everyone()
-        return self.step
+        self.saved = self.step
 
     def write_checkpoint(self, folder: Path) -> None:
         info = replace(
@@ -325,6 +332,13 @@ class Trainer:
                 f"For little data: --lr 1e-3 --warmup-steps {self.num_steps // 10}"
             )
         return "\n".join(lines)
+
+    def farewell(self, stop: StopRequest) -> str:
+        """Why the run ends, and how to go on."""
+        if self.step < self.num_steps:
+            why = f"Stopped ({stop.reason() or 'another process was asked to'}) after step {self.step} of "
+            return f"{why}{self.num_steps}, saved. The same command goes on from there"
+        return f"{self.folder.path} is complete: {self.step} steps. Compose: gvm-gen video.mp4 -o out.wav"
 
 
 def predicted_codes(batch: Batch) -> Tensor:

@@ -1,0 +1,227 @@
+"""The training loop on small shards of random samples: the real command, real signals, real processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gvmgen.config import TrainConfig
+from gvmgen.data import permutation
+from gvmgen.runs import RunFolder
+from gvmgen.train import train
+from shards.reader import ShardSet
+from shards.spec import CODE_RATE, NUM_PATCHES, Sample, ShardError
+from shards.writer import write_shard
+
+WIDTH = 32
+TINY = {
+    "feature_dim": WIDTH,
+    "projection_dim": WIDTH,
+    "transformation_num_heads": 2,
+    "transformation_num_layers": 2,
+    "dim": 32,
+    "num_layers": 2,
+    "num_heads": 2,
+}
+
+
+def make_sample(number: int, seconds: int, split: str) -> Sample:
+    random = np.random.default_rng(number)
+    features = random.standard_normal((seconds, NUM_PATCHES, WIDTH)).astype(np.float16)
+    codes = random.integers(0, 2048, (4, seconds * CODE_RATE)).astype(np.int16)
+    return Sample(f"segment_{number}", features, codes, {"split": split, "duration_s": float(seconds)})
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight segments of 2 and 3 s, one of them of the test split."""
+    folder = tmp_path_factory.mktemp("data")
+    samples = [make_sample(i, 2 + i % 2, "test" if i == 7 else "train") for i in range(8)]
+    write_shard(folder / "shards", 0, samples, plan_hash="plan", fingerprint={"codec": "none"})
+    return folder
+
+
+def tiny_config(data: Path, runs: Path, **changes: Any) -> TrainConfig:
+    settings: dict[str, Any] = {
+        "data": str(data),
+        "runs": str(runs),
+        "run": "tiny",
+        "preset": "pocket",
+        "model": TINY,
+        "lr": 3e-3,
+        "batch_size": 2,
+        "steps": 6,
+        "warmup_steps": 2,
+        "save_every": 100,
+        "eval_every": 0,
+        "log_every": 1,
+        "precision": "no",
+    }
+    return TrainConfig(**settings | changes)
+
+
+def losses(runs: Path) -> list[float]:
+    lines = (runs / "tiny" / "metrics.jsonl").read_text().splitlines()
+    return [line["loss"] for line in map(json.loads, lines) if line["split"] == "train"]
+
+
+@pytest.fixture(scope="session")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs folder of a run that nobody interrupted: checkpoints at steps 3 and 6."""
+    runs = tmp_path_factory.mktemp("finished")
+    train(tiny_config(data, runs, save_every=3, eval_every=3))
+    return runs
+
+
+def interrupted_at_3(finished: Path, runs: Path) -> Path:
+    """The same run as SIGKILL leaves it after step 3: a later log, a half-written checkpoint."""
+    shutil.copytree(finished, runs)
+    checkpoints = runs / "tiny" / "checkpoints"
+    (checkpoints / "step_00000006").rename(checkpoints / ".step_00000006.1.tmp")
+    with (runs / "tiny" / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 7, "spl')
+    return runs
+
+
+def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint / "model.safetensors") | load_file(checkpoint / "optimizer.safetensors")
+
+
+def test_a_run_logs_every_step_and_validates_when_asked(finished: Path) -> None:
+    lines = [json.loads(line) for line in (finished / "tiny/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["split"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines if line["split"] == "test"] == [3, 6]
+    assert all(np.isfinite(line["loss"]) for line in lines)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    runs = interrupted_at_3(finished, tmp_path / "runs")
+    train(tiny_config(data, runs, save_every=3, eval_every=3))
+    assert losses(runs) == losses(finished)
+    last = Path("tiny/checkpoints/step_00000006")
+    resumed, whole = tensors(runs / last), tensors(finished / last)
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert not list((runs / "tiny/checkpoints").glob(".*.tmp"))
+
+
+def test_a_batch_in_pieces_gives_the_gradient_of_the_whole_batch(data: Path, tmp_path: Path) -> None:
+    without_dropout = TINY | {"transformation_dropout": 0.0}
+    runs = [
+        losses_of(tiny_config(data, tmp_path / str(pieces), model=without_dropout, grad_accum=pieces))
+        for pieces in (1, 2)
+    ]
+    assert runs[0] == pytest.approx(runs[1], rel=1e-5)
+
+
+def losses_of(config: TrainConfig) -> list[float]:
+    train(config)
+    return losses(Path(config.runs))
+
+
+def test_a_finished_run_trains_no_further(data: Path, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "runs")
+    before = (tmp_path / "runs/tiny/metrics.jsonl").read_text()
+    train(tiny_config(data, tmp_path / "runs", save_every=3, eval_every=3))
+    assert (tmp_path / "runs/tiny/metrics.jsonl").read_text() == before
+
+
+def test_other_settings_are_refused_with_their_difference(data: Path, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "runs")
+    with pytest.raises(ValueError, match=r"train.lr: found 0.003, wanted 0.01") as refusal:
+        train(tiny_config(data, tmp_path / "runs", lr=1e-2))
+    assert "--run NAME" in str(refusal.value)
+
+
+def test_other_data_is_refused_unless_changes_are_accepted(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "runs")
+    shutil.copytree(data, tmp_path / "more")
+    samples = [make_sample(20, 2, "train")]
+    write_shard(tmp_path / "more/shards", 1, samples, plan_hash="plan", fingerprint={"codec": "none"})
+    config = tiny_config(tmp_path / "more", tmp_path / "runs", steps=8)
+    with pytest.raises(ValueError, match="plan_hash"):
+        train(config)
+    train(config, accept_changes=True)
+    assert len(losses(tmp_path / "runs")) == 8
+
+
+def test_two_processes_cannot_train_in_one_folder(data: Path, tmp_path: Path) -> None:
+    held = RunFolder(tmp_path / "tiny")
+    held.claim()
+    with pytest.raises(ValueError, match="another gvm-train is at work"):
+        train(tiny_config(data, tmp_path))
+
+
+def test_only_the_last_checkpoints_are_kept(data: Path, tmp_path: Path) -> None:
+    train(tiny_config(data, tmp_path, steps=4, save_every=1, keep_last=2))
+    kept = sorted(path.name for path in (tmp_path / "tiny/checkpoints").iterdir())
+    assert kept == ["step_00000003", "step_00000004"]
+
+
+def test_a_run_starts_from_the_weights_it_is_given(data: Path, finished: Path, tmp_path: Path) -> None:
+    checkpoint = finished / "tiny/checkpoints/step_00000006"
+    train(tiny_config(data, tmp_path, init=str(checkpoint), lr=1e-12, steps=1))
+    started, given = (
+        tensors(path)["decoder.heads.weight"]
+        for path in (tmp_path / "tiny/checkpoints/step_00000001", checkpoint)
+    )
+    torch.testing.assert_close(started, given)
+
+
+def test_a_rehearsal_writes_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tiny_config(data, tmp_path), dry_run=True)
+    assert "nothing was written" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_warm_up_longer_than_the_run_is_pointed_out(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny_config(data, tmp_path, warmup_steps=4000), dry_run=True)
+    assert "warm-up takes 4000 steps, the run only 6" in capsys.readouterr().out
+
+
+def test_without_shards_it_says_where_it_looked_and_what_makes_them(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"shards.*gvm-prep encode --shards"):
+        train(tiny_config(tmp_path, tmp_path))
+
+
+def test_features_of_another_preset_are_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"features are 32 wide, preset pocket reads 192"):
+        train(tiny_config(data, tmp_path, model={}))
+
+
+def test_gradients_that_stay_infinite_end_the_run(
+    data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gvmgen.train.MAX_SKIPPED", 2)
+    broken = shutil.copytree(finished / "tiny/checkpoints/step_00000006", tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["decoder.heads.weight"][0] = torch.nan
+    save_file(weights, broken / "model.safetensors")
+    with pytest.raises(ValueError, match="not been finite for 3 steps"):
+        train(tiny_config(data, tmp_path, init=str(broken)))
+
+
+def test_a_corrupt_sample_ends_the_run_with_its_name_and_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(data, tmp_path / "data")
+    config = tiny_config(folder, tmp_path, batch_size=1)
+    shards = ShardSet.open(folder / "shards", "train")
+    last_drawn = shards.samples[int(permutation(len(shards), config.seed, 0)[5])]
+    with last_drawn.tar.open("r+b") as tar:
+        tar.seek(last_drawn.record.fields["features.npy"].array_offset)
+        tar.write(b"\xff" * 64)
+    with pytest.raises(ShardError, match=last_drawn.record.key):
+        train(config)
+    assert (tmp_path / "tiny/checkpoints/step_00000005/state.json").is_file()

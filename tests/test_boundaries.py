@@ -1,0 +1,166 @@
+"""Who may import whom, what a command may load to answer `--help`, and which flags commands have."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+ROOT = Path(__file__).resolve().parents[1]
+ENTRY_POINTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+HEAVY = {"torch", "av", "zarr", "transformers", "accelerate"}
+MEDIA_PACKAGES = {"open_clip", "transformers", "ffmpeg", "imageio_ffmpeg", "av", "PIL", "audiocraft"}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the house by its dotted name."""
+    paths = [path for room in ("shards", "gvmgen", "pipeline") for path in (ROOT / room).rglob("*.py")]
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in paths
+    }
+
+
+def imports(source: str) -> Iterator[str]:
+    """The modules that a source imports anywhere in it, also inside functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, "imports name the whole path here"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_in(module: str, *rooms: str) -> bool:
+    return any(module == room or module.startswith(room + ".") for room in rooms)
+
+
+def may_import(importer: str, imported: str) -> bool:
+    """The arrows between the rooms. `imported` is a module of the house."""
+    if is_in(importer, "shards"):
+        return is_in(imported, "shards")
+    if is_in(importer, "pipeline"):
+        return is_in(imported, "pipeline", "shards", "gvmgen.encoders", "gvmgen.console")
+    if is_in(importer, "gvmgen.encoders"):
+        return is_in(imported, "gvmgen.encoders", "shards")
+    if is_in(imported, "gvmgen.encoders"):
+        return imported == "gvmgen.encoders.presets" or is_in(
+            importer, "gvmgen.generate", "gvmgen.evaluation"
+        )
+    return is_in(imported, "gvmgen", "shards")
+
+
+def arrows() -> Iterator[tuple[str, str]]:
+    known = modules()
+    for importer, path in known.items():
+        for name in imports(path.read_text()):
+            if name in known:
+                yield importer, name
+
+
+def test_rooms_import_only_what_the_plan_of_the_house_allows() -> None:
+    wrong = [f"{a} -> {b}" for a, b in arrows() if not may_import(a, b)]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [
+        ("shards.reader", "gvmgen.config"),
+        ("pipeline.encode", "gvmgen.model"),
+        ("gvmgen.train", "gvmgen.encoders.video"),
+        ("gvmgen.train", "pipeline.plan"),
+        ("gvmgen.encoders.audio", "gvmgen.model"),
+    ],
+)
+def test_the_rule_refuses_a_wrong_arrow(importer: str, imported: str) -> None:
+    assert not may_import(importer, imported)
+
+
+def reachable(start: str) -> set[str]:
+    """All modules, also of others, that importing `start` may load."""
+    known, found, waiting = modules(), set(), [start]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += imports(known[name].read_text()) if name in known else []
+    return found
+
+
+def packages(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+def test_training_needs_neither_clip_nor_ffmpeg() -> None:
+    assert not packages(reachable("gvmgen.train")) & MEDIA_PACKAGES
+    assert packages(reachable("gvmgen.generate")) & MEDIA_PACKAGES  # the walk does find them
+
+
+def test_shards_need_no_torch() -> None:
+    needed = set().union(*(packages(reachable(name)) for name in modules() if is_in(name, "shards")))
+    assert needed - set(sys.stdlib_module_names) == {"shards", "numpy", "webdataset"}
+
+
+def flags(module: str, app: str) -> dict[str, set[str]]:
+    """The flags of each command of a typer app."""
+    command = typer.main.get_command(getattr(importlib.import_module(module), app))
+    commands = getattr(command, "commands", {"": command})
+    return {
+        name: {
+            flag
+            for parameter in each.params
+            if parameter.param_type_name == "option"
+            for flag in parameter.opts
+        }
+        for name, each in commands.items()
+    }
+
+
+def prep_commands() -> list[str]:
+    return sorted(flags("pipeline.cli", "app"))
+
+
+@pytest.mark.parametrize(
+    "command", ["gvm-train", "gvm-gen", *(f"gvm-prep {name}" for name in prep_commands())]
+)
+def test_help_loads_no_torch_and_shows_an_example(command: str) -> None:
+    name, *arguments = command.split()
+    module, function = ENTRY_POINTS[name].split(":")
+    script = (
+        f"import sys; from {module} import {function} as main; sys.argv = {[name, *arguments, '--help']}\n"
+        f"try: main()\nfinally: print('LOADED', *{HEAVY} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("LOADED\n")
+    assert re.search(rf"\n  {command}\s", done.stdout)
+
+
+TRAIN_FLAGS = (
+    "--data --runs --run --preset --init --lr --weight-decay --batch-size --epochs --steps --warmup-steps "
+    "--guidance-dropout --max-grad-norm --crop-s --precision --seed --grad-accum --save-every --keep-last "
+    "--eval-every --log-every --config --accept-changes --dry-run"
+)
+GENERATE_FLAGS = (
+    "--output -o --seed --duration --guidance --top-k --top-p --temperature --model --preset --runs --device"
+)
+
+
+def test_gvm_train_has_the_flags_that_users_know() -> None:
+    assert flags("gvmgen.cli", "train_app") == {"": set(TRAIN_FLAGS.split())}
+
+
+def test_gvm_gen_has_the_flags_that_users_know() -> None:
+    assert flags("gvmgen.cli", "generate_app") == {"": set(GENERATE_FLAGS.split())}
