@@ -219,11 +219,11 @@ class SegmentLoader:
         return crop_window(self.shards.samples[draw.index], self.crop_s, self.plan.seed, draw.epoch)
 
     def _fill_row(self, draw: Draw, features: np.ndarray, codes: np.ndarray) -> tuple[str, Window]:
-        """Read a sample, or its substitute cut to the row, into features [F, P, D] and codes [K, T]."""
+        """Read a sample, or its substitute no longer than it, into features [F, P, D] and codes [K, T]."""
         for candidate in self._candidates(draw):
             try:
                 self._check_once(candidate.index)
-                window = _cut_to(self._window(candidate), features.shape[0], codes.shape[1])
+                window = _cut_to(self._window(candidate), self._window(draw))
                 self._read_window(candidate.index, window, features, codes)
                 return self.shards.samples[candidate.index].record.key, window
             except ShardError:
@@ -322,12 +322,12 @@ def _cut(draws: Sequence[Draw], pieces: int) -> Iterator[Sequence[Draw]]:
     return (draws[i : i + size] for i in range(0, len(draws), size))
 
 
-def _cut_to(window: Window, num_frames: int, num_code_frames: int) -> Window:
-    """A substitute may be longer than the row it stands in for."""
+def _cut_to(window: Window, longest: Window) -> Window:
+    """A substitute may be longer than what it stands in for, and must not depend on the rows beside it."""
     return replace(
         window,
-        num_frames=min(window.num_frames, num_frames),
-        num_code_frames=min(window.num_code_frames, num_code_frames),
+        num_frames=min(window.num_frames, longest.num_frames),
+        num_code_frames=min(window.num_code_frames, longest.num_code_frames),
     )
 
 
