@@ -21,7 +21,7 @@ class ModelConfig:
     num_queries: int = 16  # trainable music queries
     transformation_num_layers: int = 6
     transformation_num_heads: int = 16
-    spatial_cross_attention_every: int = 2  # layers 0, 2, 4; 0 turns spatial cross-attention off (table 5)
+    spatial_cross_attention_every: int = 2  # layers 0, 2, 4; 0: none, the class token stands in (table 5)
     pooling: Pooling = "average"  # over queries, eq. 6
     transformation_dropout: float = 0.1
     transformation_norm_eps: float = 1e-12  # as the official code and Q-Former; CLIP's `ln_post` keeps 1e-5
@@ -60,6 +60,12 @@ class ModelConfig:
     def pad_id(self) -> int:
         """The id that stands where the delay pattern has no code."""
         return self.codebook_size
+
+    @property
+    def conditions_per_frame(self) -> int:
+        """How many conditions a video frame gives."""
+        is_preserved = self.pooling == "preserve" and self.spatial_cross_attention_every > 0
+        return self.num_queries if is_preserved else 1
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -28,6 +28,20 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(-2)
 
 
+class Linear(nn.Linear):
+    """A linear layer whose weights `initialise` draws, once."""
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
+
+
+class Embedding(nn.Embedding):
+    """An embedding whose weights `initialise` draws, once."""
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
+
+
 class SpatialAttention(nn.Module):
     """Attention of the queries to themselves or to their frame's patches, then dense, LayerNorm, dropout.
 
@@ -39,10 +53,10 @@ class SpatialAttention(nn.Module):
         dim = config.feature_dim
         self.num_heads = config.transformation_num_heads
         self.dropout_rate = config.transformation_dropout
-        self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(dim, 2 * dim)
-        self.out = nn.Linear(dim, dim)
-        self.dense = nn.Linear(dim, dim)
+        self.query = Linear(dim, dim)
+        self.key_value = Linear(dim, 2 * dim)
+        self.out = Linear(dim, dim)
+        self.dense = Linear(dim, dim)
         self.norm = nn.LayerNorm(dim, eps=config.transformation_norm_eps)
 
     def forward(self, queries: Tensor, source: Tensor) -> Tensor:
@@ -63,8 +77,8 @@ class TransformationLayer(nn.Module):
         self.dropout_rate = config.transformation_dropout
         self.self_attention = SpatialAttention(config)
         self.cross_attention = SpatialAttention(config) if has_cross_attention else None
-        self.up = nn.Linear(dim, 2 * dim)
-        self.down = nn.Linear(2 * dim, dim)
+        self.up = Linear(dim, 2 * dim)
+        self.down = Linear(2 * dim, dim)
         self.norm = nn.LayerNorm(dim, eps=config.transformation_norm_eps)
 
     def forward(self, queries: Tensor, patches: Tensor) -> Tensor:
@@ -77,38 +91,54 @@ class TransformationLayer(nn.Module):
 
 
 class FeatureTransformation(nn.Module):
-    """Patch features -> one condition a frame (section 3.2): trainable music queries look at each frame."""
+    """Patch features -> one condition a frame (section 3.2): trainable music queries look at each frame.
+
+    Without spatial cross-attention (table 5) CLIP's own class token stands for the frame, as in the official
+    code without its query transformer.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim, every = config.feature_dim, config.spatial_cross_attention_every
         self.config = config
-        self.queries = nn.Parameter(torch.empty(1, config.num_queries, dim))
-        self.norm = nn.LayerNorm(dim, eps=config.transformation_norm_eps)
-        self.layers = nn.ModuleList(
-            TransformationLayer(config, has_cross_attention=every > 0 and layer % every == 0)
-            for layer in range(config.transformation_num_layers)
-        )
+        if every:
+            self.queries = nn.Parameter(torch.empty(1, config.num_queries, dim))
+            self.norm = nn.LayerNorm(dim, eps=config.transformation_norm_eps)
+            self.layers = nn.ModuleList(
+                TransformationLayer(config, has_cross_attention=layer % every == 0)
+                for layer in range(config.transformation_num_layers)
+            )
         self.norm_out = nn.LayerNorm(dim)  # CLIP's `ln_post`, trained
-        self.projection = nn.Linear(dim, config.projection_dim, bias=False)  # CLIP's `proj`, trained
-        self.output = nn.Linear(config.projection_dim, config.dim)
+        self.projection = Linear(dim, config.projection_dim, bias=False)  # CLIP's `proj`, trained
+        self.output = Linear(config.projection_dim, config.dim)
 
     def forward(self, features: Tensor) -> Tensor:
         """features: [B, F, P, D]. Returns [B, F, dim], or [B, F * Q, dim] where the queries are preserved."""
         batch, num_frames = features.shape[:2]
-        patches = features.flatten(0, 1).to(self.queries.dtype)  # [B, F, P, D] -> [B * F, P, D]
-        queries = self.norm(self.queries).expand(batch * num_frames, -1, -1)
+        patches = features.flatten(0, 1).to(self.output.weight.dtype)  # [B, F, P, D] -> [B * F, P, D]
+        frames = (
+            self._pool(self._look(patches)) if self.config.spatial_cross_attention_every else patches[:, :1]
+        )
+        frames = frames.reshape(batch, num_frames * frames.shape[1], -1)  # [B * F, 1 or Q, D] -> [B, M, D]
+        return self.output(self.projection(self.norm_out(frames)))
+
+    def _look(self, patches: Tensor) -> Tensor:
+        """What the queries find in each frame: [B * F, P, D] -> [B * F, Q, D]."""
+        queries = self.norm(self.queries).expand(len(patches), -1, -1)
         queries = fn.dropout(queries, self.config.transformation_dropout, self.training)
         for layer in self.layers:
             queries = layer(queries, patches)
-        return self.output(self.projection(self.norm_out(self._pool(queries, batch))))
+        return queries
 
-    def _pool(self, queries: Tensor, batch: int) -> Tensor:
-        """[B * F, Q, D] -> [B, F, D] or [B, F * Q, D]; eq. 6."""
+    def _pool(self, queries: Tensor) -> Tensor:
+        """[B * F, Q, D] -> [B * F, 1, D], eq. 6, or as it is."""
         if self.config.pooling == "preserve":
-            return queries.reshape(batch, -1, queries.shape[-1])
-        pooled = queries.mean(dim=1) if self.config.pooling == "average" else queries.sum(dim=1)
-        return pooled.unflatten(0, (batch, -1))
+            return queries
+        return (
+            queries.mean(1, keepdim=True)
+            if self.config.pooling == "average"
+            else queries.sum(1, keepdim=True)
+        )
 
 
 class KeyValue(NamedTuple):
@@ -124,8 +154,8 @@ class SelfAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.query_key_value = nn.Linear(config.dim, 3 * config.dim, bias=False)
-        self.out = nn.Linear(config.dim, config.dim, bias=False)
+        self.query_key_value = Linear(config.dim, 3 * config.dim, bias=False)
+        self.out = Linear(config.dim, config.dim, bias=False)
 
     def forward(self, x: Tensor, cache: KeyValue | None, start: int) -> Tensor:
         """x: [B, S, D], steps `start` … `start + S - 1`. A cache holds the steps before, and takes these."""
@@ -150,9 +180,9 @@ class TemporalCrossAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.query = nn.Linear(config.dim, config.dim, bias=False)
-        self.key_value = nn.Linear(config.dim, 2 * config.dim, bias=False)
-        self.out = nn.Linear(config.dim, config.dim, bias=False)
+        self.query = Linear(config.dim, config.dim, bias=False)
+        self.key_value = Linear(config.dim, 2 * config.dim, bias=False)
+        self.out = Linear(config.dim, config.dim, bias=False)
 
     def memory(self, conditions: Tensor) -> KeyValue:
         """conditions: [B, M, D]. The same for every step, so decoding computes it once."""
@@ -178,8 +208,8 @@ class DecoderLayer(nn.Module):
             self.norm_cross = nn.LayerNorm(dim)
             self.cross_attention = TemporalCrossAttention(config)
         self.norm_feed_forward = nn.LayerNorm(dim)
-        self.up = nn.Linear(dim, hidden_dim, bias=False)
-        self.down = nn.Linear(hidden_dim, dim, bias=False)
+        self.up = Linear(dim, hidden_dim, bias=False)
+        self.down = Linear(hidden_dim, dim, bias=False)
 
     def forward(
         self, x: Tensor, memory: KeyValue | None, bias: Tensor | None, cache: KeyValue | None, start: int
@@ -209,11 +239,11 @@ class TemporalDecoder(nn.Module):
         super().__init__()
         self.config = config
         num_ids = config.codebook_size + 1  # the last one is the pad
-        self.embedding = nn.Embedding(config.num_codebooks * num_ids, config.dim)
+        self.embedding = Embedding(config.num_codebooks * num_ids, config.dim)
         layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
         self.layers = cast("list[DecoderLayer]", layers)
         self.norm = nn.LayerNorm(config.dim)
-        self.heads = nn.Linear(config.dim, config.num_codebooks * config.codebook_size, bias=False)
+        self.heads = Linear(config.dim, config.num_codebooks * config.codebook_size, bias=False)
         self.recompute_layers = False  # training: forget a layer's activations and compute them again
 
     def memories(self, conditions: Tensor) -> list[KeyValue | None]:
@@ -262,14 +292,13 @@ class TemporalDecoder(nn.Module):
         """float32 [1, H, S, M]: how far each condition's frame is from each step's time; None where unused.
 
         ALiBi (Press et al. 2022), made symmetric, in seconds: -slope_h * |t - (f + 0.5)|, geometric slopes.
-        It gives the visual memory a time axis, which the official code lacks, without a parameter. The steepest
-        head's slope of 8 a second singles out one frame: with ALiBi's own 1/2 no head could tell two neighbours.
+        It gives the visual memory a time axis, which the official code lacks, without a parameter. The
+        steepest head's slope of 8 a second singles out one frame; with ALiBi's own 1/2 no head could.
         """
         config = self.config
         if not (config.frame_positions and config.temporal_cross_attention):
             return None
-        per_frame = config.num_queries if config.pooling == "preserve" else 1
-        frames = torch.arange(num_conditions, device=device) // per_frame
+        frames = torch.arange(num_conditions, device=device) // config.conditions_per_frame
         frame_s = (frames + 0.5) / config.frame_rate
         step_s = torch.arange(start, start + num_steps, device=device) / config.code_rate
         heads = torch.arange(config.num_heads, device=device)
@@ -285,7 +314,8 @@ class GVMGen(nn.Module):
         self.config = config
         self.transformation = FeatureTransformation(config)
         self.decoder = TemporalDecoder(config)
-        initialise(self)
+        if not self.decoder.heads.weight.is_meta:  # drawing on the meta device imports sympy: seconds
+            initialise(self)
 
     def conditions(self, features: Tensor) -> Tensor:
         """Patch features [B, F, P, D], any float dtype -> [B, F, dim], or [B, F * Q, dim] (`preserve`)."""
@@ -309,7 +339,7 @@ class GVMGen(nn.Module):
         conditions = self.conditions(features)
         if drop_condition is not None:
             conditions = conditions.masked_fill(drop_condition[:, None, None], 0.0)
-        seen = frame_mask(conditions.shape[1], features.shape[1], num_frames)
+        seen = condition_mask(self.config, conditions.shape[1], num_frames)
         logits = self.decode(conditions, decoder_inputs(codes, self.config.pad_id), seen)
         return align_logits(logits, num_code_frames)
 
@@ -334,12 +364,12 @@ class GVMGen(nn.Module):
         return (conditions * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True)
 
 
-def frame_mask(num_conditions: int, num_frames: int, lengths: Tensor | None) -> Tensor | None:
-    """bool [B, M]: which conditions belong to a row's own frames. lengths: int [B] frames; None: all."""
-    if lengths is None:
+def condition_mask(config: ModelConfig, num_conditions: int, num_frames: Tensor | None) -> Tensor | None:
+    """bool [B, M]: which conditions are of a row's own frames. num_frames: int [B]; None: all."""
+    if num_frames is None:
         return None
-    frames = torch.arange(num_conditions, device=lengths.device) // (num_conditions // num_frames)
-    return frames < lengths[:, None]
+    frames = torch.arange(num_conditions, device=num_frames.device) // config.conditions_per_frame
+    return frames < num_frames[:, None]
 
 
 def masked_bias(bias: Tensor | None, seen: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -370,7 +400,8 @@ def initialise(model: GVMGen) -> None:
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    nn.init.normal_(model.transformation.queries, std=0.02)  # as Q-Former
+    if model.config.spatial_cross_attention_every:
+        nn.init.normal_(model.transformation.queries, std=0.02)  # as Q-Former
     nn.init.normal_(model.decoder.embedding.weight, std=model.config.dim**-0.5)
     for index, layer in enumerate(model.decoder.layers):
         for linear in residual_outputs(layer):
