@@ -48,6 +48,14 @@ typedef uint32_t Words __attribute__((vector_size(64)));
 typedef int8_t Bytes __attribute__((vector_size(16)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
 
+template <class To, class From>
+To bits(From x) {
+    static_assert(sizeof(To) == sizeof(From));
+    To y;
+    std::memcpy(&y, &x, sizeof y);
+    return y;
+}
+
 Floats splat(float x) { return x - Floats{}; }
 Floats load(const float* x) {
     Floats v;
@@ -56,14 +64,23 @@ Floats load(const float* x) {
 }
 void store(float* x, Floats v) { std::memcpy(x, &v, sizeof v); }
 
-float sum_lanes(Floats v) {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += v[i];
+Floats max(Floats x, Floats y) { return x > y ? x : y; }
+Floats absolute(Floats x) { return x < 0.0f ? -x : x; }
+
+template <class Vector>
+auto sum_lanes(Vector v) {
+    auto total = v[0];
+    for (int i = 1; i < LANES; i++) total += v[i];
     return total;
+}
+float max_lane(Floats v) {
+    float largest = v[0];
+    for (int i = 1; i < LANES; i++) largest = std::max(largest, v[i]);
+    return largest;
 }
 
 Floats exp(Floats x) {  // e^x for x <= 0: 2^n by the exponent's bits, the rest by a polynomial; relative error 2e-7
-    x = x > -87.0f ? x : splat(-87.0f);
+    x = max(x, splat(-87.0f));
     Floats scaled = x * 1.44269504f;
     Ints n = __builtin_convertvector(scaled - 0.5f, Ints);
     Floats rest = (scaled - __builtin_convertvector(n, Floats)) * 0.69314718f;
@@ -75,38 +92,22 @@ Floats exp(Floats x) {  // e^x for x <= 0: 2^n by the exponent's bits, the rest 
     p = p * rest + 0.5f;
     p = p * rest + 1.0f;
     p = p * rest + 1.0f;
-    Ints power = (n + 127) << 23;
-    Floats scale;
-    std::memcpy(&scale, &power, sizeof scale);
-    return p * scale;
+    return p * bits<Floats>((n + 127) << 23);
 }
 
 Floats gelu(Floats x) {  // with erf (Abramowitz and Stegun 7.1.26, error 1.5e-7)
-    Floats z = (x < 0.0f ? -x : x) * 0.70710678f;
+    Floats z = absolute(x) * 0.70710678f;
     Floats t = 1.0f / (1.0f + 0.3275911f * z);
     Floats p = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
     Floats tail = 0.5f * p * exp(-z * z);  // the normal distribution beyond |x|
     return x * (x < 0.0f ? tail : 1.0f - tail);
 }
 
-uint16_t to_bf16(float x) {  // round to nearest even
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-Floats from_bf16(Halves h) {
-    Words bits = __builtin_convertvector(h, Words) << 16;
-    Floats x;
-    std::memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
 // A row of inputs in words, and what turns sums of their products back into numbers.
 struct Row {
-    const uint32_t* words;
-    const float* scales;   // of each group of inputs
-    const int32_t* starts;  // of each group: what undoes the weights' offset
+    uint32_t* words;
+    float* scales;    // of each group of inputs; int8 only
+    int32_t* starts;  // of each group: what undoes the weights' offset
 };
 
 // ---- the three precisions -------------------------------------------------------------------------------------------
@@ -117,20 +118,9 @@ struct Fp32 {
     static constexpr int GROUP_WORDS = 1 << 30;
     static constexpr bool HAS_SCALES = false;
 
-    static Sum dot(Sum sum, Words w, uint32_t input) {
-        Floats weights;
-        float x;
-        std::memcpy(&weights, &w, sizeof w);
-        std::memcpy(&x, &input, sizeof x);
-        return sum + weights * x;
-    }
-    static void encode(const float* x, int64_t n, uint32_t* words, float*, int32_t*) { std::memcpy(words, x, 4 * n); }
-    static void write_key(uint32_t word, uint32_t* at) { *at = word; }
-    static float write_value(const float* x, void* at) {
-        std::memcpy(at, x, 4 * HEAD_DIM);
-        return 1;
-    }
-    static Floats value(const void* values, int64_t i) { return load((const float*)values + i); }
+    static Sum dot(Sum sum, Words w, uint32_t input) { return sum + bits<Floats>(w) * bits<float>(input); }
+    static void encode(const float* x, int64_t n, Row row) { std::memcpy(row.words, x, 4 * n); }
+    static uint32_t stored(uint32_t word) { return word; }
 };
 
 struct Bf16 {
@@ -141,33 +131,20 @@ struct Bf16 {
 
     static Sum dot(Sum sum, Words w, uint32_t input) {
 #if defined(__AVX512BF16__)
-        Words inputs = input - Words{};
-        return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)inputs);
+        return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)(input - Words{}));
 #else
-        uint32_t low_bits = input << 16, high_bits = input & 0xffff0000u;
-        float low, high;
-        std::memcpy(&low, &low_bits, 4);
-        std::memcpy(&high, &high_bits, 4);
-        Words even = w << 16, odd = w & 0xffff0000u;
-        Floats even_weights, odd_weights;
-        std::memcpy(&even_weights, &even, sizeof w);
-        std::memcpy(&odd_weights, &odd, sizeof w);
-        return sum + even_weights * low + odd_weights * high;
+        return sum + bits<Floats>(w << 16) * bits<float>(input << 16) +
+               bits<Floats>(w & 0xffff0000u) * bits<float>(input & 0xffff0000u);
 #endif
     }
-    static void encode(const float* x, int64_t n, uint32_t* words, float*, int32_t*) {
-        for (int64_t i = 0; i < n / 2; i++) words[i] = to_bf16(x[2 * i]) | uint32_t(to_bf16(x[2 * i + 1])) << 16;
+    static void encode(const float* x, int64_t n, Row row) {  // rounds to the nearest, ties to even
+        for (int64_t i = 0; i < n; i += LANES) {
+            Words word = bits<Words>(load(x + i));
+            Halves half = __builtin_convertvector((word + 0x7fff + (word >> 16 & 1)) >> 16, Halves);
+            std::memcpy((uint16_t*)row.words + i, &half, sizeof half);
+        }
     }
-    static void write_key(uint32_t word, uint32_t* at) { *at = word; }
-    static float write_value(const float* x, void* at) {
-        for (int i = 0; i < HEAD_DIM; i++) ((uint16_t*)at)[i] = to_bf16(x[i]);
-        return 1;
-    }
-    static Floats value(const void* values, int64_t i) {
-        Halves h;
-        std::memcpy(&h, (const uint16_t*)values + i, sizeof h);
-        return from_bf16(h);
-    }
+    static uint32_t stored(uint32_t word) { return word; }
 };
 
 struct Int8 {  // weights and keys are stored plus 128: the processor multiplies unsigned by signed bytes
@@ -212,38 +189,50 @@ struct Int8 {  // weights and keys are stored plus 128: the processor multiplies
         return sum;
 #endif
     }
-    static void encode(const float* x, int64_t n, uint32_t* words, float* scales, int32_t* starts) {
+    static void encode(const float* x, int64_t n, Row row) {
         const int64_t group = GROUP_WORDS * PER_WORD;
-        for (int64_t first = 0; first < n; first += group, scales++, starts++) {
-            int64_t count = std::min(group, n - first);
-            *scales = quantise(x + first, count, (int8_t*)words + first, starts);
+        for (int64_t first = 0; first < n; first += group, row.scales++, row.starts++)
+            quantise(x + first, std::min(group, n - first), (int8_t*)row.words + first, row.scales, row.starts);
+    }
+    static void quantise(const float* x, int64_t n, int8_t* out, float* scale, int32_t* start) {
+        Floats largest = {};
+        for (int64_t i = 0; i < n; i += LANES) largest = max(largest, absolute(load(x + i)));
+        const float limit = std::max(max_lane(largest), 1e-30f);
+        Ints sum = {};
+        for (int64_t i = 0; i < n; i += LANES) {
+            // 1.5 x 2^23 rounds, and leaves the integer in the low bits
+            Ints rounded = bits<Ints>(load(x + i) * (127 / limit) + 12582912.0f) - 0x4b400000;
+            sum += rounded;
+            Bytes bytes = __builtin_convertvector(rounded, Bytes);
+            std::memcpy(out + i, &bytes, sizeof bytes);
+        }
+        *scale = limit / 127;
+        *start = -128 * sum_lanes(sum);
+    }
+    static void subtract(Row row, int64_t n, float* x) {  // leaves what `encode` rounded off
+        for (int64_t i = 0; i < n; i += LANES) {
+            Bytes bytes;
+            std::memcpy(&bytes, (const int8_t*)row.words + i, sizeof bytes);
+            store(x + i, load(x + i) - __builtin_convertvector(bytes, Floats) * row.scales[i / (GROUP_WORDS * PER_WORD)]);
         }
     }
-    static float quantise(const float* x, int64_t n, int8_t* out, int32_t* start) {
-        float largest = 1e-30f;
-        for (int64_t i = 0; i < n; i++) largest = std::max(largest, std::fabs(x[i]));
-        float inverse = 127 / largest;
-        int32_t sum = 0;
-        for (int64_t i = 0; i < n; i++) {
-            float shifted = x[i] * inverse + 12582912.0f;  // 1.5 x 2^23: rounds, and leaves the integer in the low bits
-            int32_t bits;
-            std::memcpy(&bits, &shifted, 4);
-            out[i] = int8_t(bits);
-            sum += int8_t(bits);
-        }
-        *start = -128 * sum;
-        return largest / 127;
+    static uint32_t stored(uint32_t word) { return word ^ 0x80808080u; }
+};
+
+template <class Format>
+struct Encoded {  // room for some rows of at most `inputs` numbers
+    Encoded(int64_t count, int64_t inputs) {
+        const int64_t num_words = inputs / Format::PER_WORD, num_groups = (num_words - 1) / Format::GROUP_WORDS + 1;
+        words.resize(count * num_words);
+        scales.resize(count * num_groups);
+        starts.resize(count * num_groups);
+        for (int64_t r = 0; r < count; r++)
+            rows.push_back({&words[r * num_words], &scales[r * num_groups], &starts[r * num_groups]});
     }
-    static void write_key(uint32_t word, uint32_t* at) { *at = word ^ 0x80808080u; }
-    static float write_value(const float* x, void* at) {
-        int32_t unused;
-        return quantise(x, HEAD_DIM, (int8_t*)at, &unused);
-    }
-    static Floats value(const void* values, int64_t i) {
-        Bytes b;
-        std::memcpy(&b, (const int8_t*)values + i, sizeof b);
-        return __builtin_convertvector(b, Floats);
-    }
+    std::vector<uint32_t> words;
+    std::vector<float> scales;
+    std::vector<int32_t> starts;
+    std::vector<Row> rows;
 };
 
 // ---- what Python hands over (gvmgen/fast/engine.py mirrors these structures) ----------------------------------------
@@ -257,8 +246,8 @@ struct Norm {
     const float *weight, *bias;
 };
 struct Cache {          // of every slot (a row of the batch) and head
-    void* keys;         // [slots, heads, capacity / 64, words of a head, 64]
-    void* values;       // [slots, heads, capacity, 64]
+    void* keys;         // [slots, heads]: a matrix of capacity outputs and 64 inputs
+    void* values;       // [slots, heads]: a matrix of 64 outputs and capacity inputs
     float *key_scales;  // [slots, heads, capacity]; int8 only, as value_scales
     float *value_scales;
     int64_t capacity;
@@ -392,16 +381,17 @@ template <class Format>
 class Worker {
   public:
     Worker(const Decoder& decoder, const Rows& rows, Shared& shared, Barrier& barrier, int thread)
-        : d_(decoder), rows_(rows), shared_(shared), barrier_(barrier), thread_(thread) {
-        int64_t widest = d_.layers[0].up.outputs, longest = d_.layers[0].self_cache.capacity;
-        words_per_row_ = widest / Format::PER_WORD;
-        groups_ = (words_per_row_ - 1) / Format::GROUP_WORDS + 1;
-        words_.resize(rows.count * words_per_row_);
-        scales_.resize(rows.count * groups_);
-        starts_.resize(rows.count * groups_);
+        : d_(decoder),
+          rows_(rows),
+          shared_(shared),
+          barrier_(barrier),
+          thread_(thread),
+          longest_(std::max(decoder.layers[0].self_cache.capacity, decoder.layers[0].cross_cache.capacity)),
+          inputs_(rows.count, decoder.layers[0].up.outputs),
+          weights_(2, longest_) {
         normed_.resize(d_.dim);
         heads_.resize(rows.count * 3 * HEAD_DIM);
-        scores_.resize(std::max(longest, d_.layers[0].cross_cache.capacity));
+        scores_.resize(longest_);
     }
 
     void step() {
@@ -499,7 +489,7 @@ class Worker {
     template <class Sink>
     void part_of(const Matrix& matrix, Sink sink) {
         int64_t blocks = matrix.outputs / BLOCK;
-        multiply<Format>(matrix, blocks * thread_ / d_.num_threads, blocks * (thread_ + 1) / d_.num_threads, inputs_,
+        multiply<Format>(matrix, blocks * thread_ / d_.num_threads, blocks * (thread_ + 1) / d_.num_threads, inputs_.rows.data(),
                          rows_.count, sink);
     }
 
@@ -511,7 +501,7 @@ class Worker {
 
     void multiply_head(const Matrix& matrix, int64_t head, int64_t parts) {
         int64_t first = head * parts * HEAD_DIM;
-        multiply<Format>(matrix, head * parts, (head + 1) * parts, inputs_, rows_.count,
+        multiply<Format>(matrix, head * parts, (head + 1) * parts, inputs_.rows.data(), rows_.count,
                          [&](int64_t r, int64_t o, Floats sums) { store(head_part(r, 0) + o - first, sums); });
     }
 
@@ -529,11 +519,7 @@ class Worker {
         for (int64_t r = 0; r < rows_.count; r++) encode_row(r, x + r * n, n);
     }
 
-    void encode_row(int64_t r, const float* x, int64_t n) {
-        uint32_t* words = &words_[r * words_per_row_];
-        Format::encode(x, n, words, &scales_[r * groups_], &starts_[r * groups_]);
-        inputs_[r] = {words, &scales_[r * groups_], &starts_[r * groups_]};
-    }
+    void encode_row(int64_t r, const float* x, int64_t n) { Format::encode(x, n, inputs_.rows[r]); }
 
     void normalise(const float* x, const Norm& norm) {
         Floats sum = {}, squares = {};
@@ -548,22 +534,24 @@ class Worker {
             store(&normed_[i], (load(x + i) - mean) * scale * load(norm.weight + i) + load(norm.bias + i));
     }
 
-    static constexpr int HEAD_WORDS = HEAD_DIM / Format::PER_WORD;
-    static constexpr int VALUE_BYTES = HEAD_DIM * 4 / Format::PER_WORD;
+    static constexpr int PER_WORD = Format::PER_WORD;
+    static constexpr int HEAD_WORDS = HEAD_DIM / PER_WORD;
 
     void write_cache(const Cache& cache, int64_t slot, int64_t head, int64_t position, const float* key, const float* value) {
-        int64_t at = (slot * d_.num_heads + head) * cache.capacity;
+        const int64_t at = (slot * d_.num_heads + head) * cache.capacity;
         uint32_t words[HEAD_WORDS];
-        float scale;
-        int32_t start;
-        Format::encode(key, HEAD_DIM, words, &scale, &start);
+        int32_t unused;
+        Format::encode(key, HEAD_DIM, {words, cache.key_scales + at + position, &unused});
         uint32_t* keys = (uint32_t*)cache.keys + at * HEAD_WORDS + position / BLOCK * HEAD_WORDS * BLOCK + position % BLOCK;
-        for (int i = 0; i < HEAD_WORDS; i++) Format::write_key(words[i], keys + i * BLOCK);
-        float value_scale = Format::write_value(value, (char*)cache.values + (at + position) * VALUE_BYTES);
-        if (Format::HAS_SCALES) {
-            cache.key_scales[at + position] = scale;
-            cache.value_scales[at + position] = value_scale;
-        }
+        for (int i = 0; i < HEAD_WORDS; i++) keys[i * BLOCK] = Format::stored(words[i]);
+
+        Format::encode(value, HEAD_DIM, {words, cache.value_scales + at + position, &unused});
+        for (auto& word : words) word = Format::stored(word);
+        constexpr int SIZE = 4 / PER_WORD;
+        char* values = (char*)cache.values + at * HEAD_DIM * SIZE + position / PER_WORD * BLOCK * 4;
+        if (position % PER_WORD == 0) std::memset(values, 0, BLOCK * 4);  // no chance bits, even where they weigh nothing
+        for (int i = 0; i < HEAD_DIM; i++)
+            std::memcpy(values + i * 4 + position % PER_WORD * SIZE, (char*)words + i * SIZE, SIZE);
     }
 
     // softmax(query · keys) · values of one row and head, into `mixed`.
@@ -575,7 +563,7 @@ class Worker {
         const float total = weigh(length);
         if (Format::HAS_SCALES)
             for (int64_t i = 0; i < length; i++) scores_[i] *= cache.value_scales[at + i];
-        mix((const char*)cache.values + at * VALUE_BYTES, length, 1 / total, &shared_.mixed[r * d_.dim + head * HEAD_DIM]);
+        mix((const uint32_t*)cache.values + at * HEAD_WORDS, length, 1 / total, &shared_.mixed[r * d_.dim + head * HEAD_DIM]);
     }
 
     void score(const Cache& cache, int64_t at, const float* query, int64_t length) {
@@ -584,41 +572,44 @@ class Worker {
         uint32_t words[HEAD_WORDS];
         float scale;
         int32_t start;
-        Format::encode(scaled, HEAD_DIM, words, &scale, &start);
         Row row = {words, &scale, &start};
+        Format::encode(scaled, HEAD_DIM, row);
         Matrix keys = {(const uint32_t*)cache.keys + at * HEAD_WORDS, cache.key_scales + at, 0, HEAD_DIM};
         multiply<Format>(keys, 0, (length + BLOCK - 1) / BLOCK, &row, 1,
                          [&](int64_t, int64_t position, Floats sums) { store(&scores_[position], sums); });
     }
 
-    // scores -> their exponentials; returns their sum.
+    // scores -> their exponentials, zeros up to a whole vector; returns their sum.
     float weigh(int64_t length) {
         const int64_t padded = (length + LANES - 1) / LANES * LANES;
         std::fill(&scores_[length], &scores_[0] + padded, -INFINITY);
         Floats largest = load(&scores_[0]);
-        for (int64_t i = LANES; i < padded; i += LANES) {
-            Floats next = load(&scores_[i]);
-            largest = largest > next ? largest : next;
-        }
-        float top = largest[0];
-        for (int i = 1; i < LANES; i++) top = std::max(top, largest[i]);
+        for (int64_t i = LANES; i < padded; i += LANES) largest = max(largest, load(&scores_[i]));
+        const float top = max_lane(largest);
         Floats sum = {};
         for (int64_t i = 0; i < padded; i += LANES) {
-            Floats weight = exp(load(&scores_[i]) - top);
-            store(&scores_[i], weight);
-            sum += weight;
+            Floats weights = exp(load(&scores_[i]) - top);
+            store(&scores_[i], weights);
+            sum += weights;
         }
+        std::fill(&scores_[length], &scores_[0] + padded, 0.0f);
         return sum_lanes(sum);
     }
 
-    void mix(const char* values, int64_t length, float scale, float* out) {
-        Floats sums[2][VECTORS] = {};  // two positions at a time hide the latency of a product
-        for (int64_t i = 0; i < length; i++) {
-            const char* value = values + i * VALUE_BYTES;
-            __builtin_prefetch(value + PREFETCH_BYTES);
-            for (int v = 0; v < VECTORS; v++) sums[i & 1][v] += Format::value(value, v * LANES) * scores_[i];
+    // Eight bits would lose the many small weights beside a large one: what they leave is a second row.
+    void mix(const uint32_t* values, int64_t length, float scale, float* out) {
+        constexpr int ROWS = Format::HAS_SCALES ? 2 : 1;
+        const int64_t padded = (length + LANES - 1) / LANES * LANES;
+        for (int r = 0; r < ROWS; r++) {
+            Format::encode(&scores_[0], padded, weights_.rows[r]);
+            if constexpr (ROWS == 2) Format::subtract(weights_.rows[r], padded, &scores_[0]);
         }
-        for (int v = 0; v < VECTORS; v++) store(out + v * LANES, (sums[0][v] + sums[1][v]) * scale);
+        Floats sums[TILE_ROWS][VECTORS];
+        block<Format, ROWS>((const Words*)values, (length + PER_WORD - 1) / PER_WORD, weights_.rows.data(), sums);
+        for (int v = 0; v < VECTORS; v++) {
+            if (ROWS == 2) sums[0][v] += sums[1][v];
+            store(out + v * LANES, sums[0][v] * scale);
+        }
     }
 
     const Decoder& d_;
@@ -626,11 +617,10 @@ class Worker {
     Shared& shared_;
     Barrier& barrier_;
     const int64_t thread_;
-    int64_t words_per_row_, groups_;
-    Row inputs_[MAX_ROWS];  // the rows as the next matrix reads them
-    std::vector<uint32_t> words_;
-    std::vector<float> scales_, normed_, heads_, scores_;
-    std::vector<int32_t> starts_;
+    const int64_t longest_;
+    Encoded<Format> inputs_;   // the rows as the next matrix reads them
+    Encoded<Format> weights_;  // of an attention's values
+    std::vector<float> normed_, heads_, scores_;
 };
 
 template <class Format>

@@ -95,7 +95,9 @@ class PackedDecoder:
             self._set("cross_norm", [self._norm(layer.norm_cross) for layer in layers])
             self._set("cross_query", self._matrices([a.query for a in attentions]))
             self._set("cross_out", self._matrices([a.out for a in attentions]))
-            self._set("cross_memory", self._matrices([a.key_value for a in attentions], parts=2, every_step=False))
+            self._set(
+                "cross_memory", self._matrices([a.key_value for a in attentions], parts=2, every_step=False)
+            )
         self._set("feed_forward_norm", [self._norm(layer.norm_feed_forward) for layer in layers])
         self._set("up", self._matrices([layer.up for layer in layers]))
         self._set("down", self._matrices([layer.down for layer in layers]))
@@ -104,7 +106,9 @@ class PackedDecoder:
         for layer, value in zip(self.layers, values, strict=True):
             setattr(layer, name, value)
 
-    def _matrices(self, linears: list[nn.Linear], parts: int = 1, every_step: bool = True) -> list[abi.Matrix]:
+    def _matrices(
+        self, linears: list[nn.Linear], parts: int = 1, every_step: bool = True
+    ) -> list[abi.Matrix]:
         """Pack matrices of one shape. `parts` projections in a row become neighbours head by head."""
         outputs, inputs = linears[0].weight.shape
         words = large_empty(len(linears), outputs * inputs, dtype=DTYPES[self.precision])
@@ -174,7 +178,12 @@ class CompiledEngine:
         self.num_read += num_steps
 
     def _call(
-        self, function: Callable[..., None], num_steps: int, first: int, codes: Tensor | None, logits: Tensor | None
+        self,
+        function: Callable[..., None],
+        num_steps: int,
+        first: int,
+        codes: Tensor | None,
+        logits: Tensor | None,
     ) -> None:
         """Run rows [S, R], step after step, in as few calls as the library takes."""
         slots = torch.arange(self.num_rows).repeat(num_steps)
@@ -205,6 +214,7 @@ class CompiledEngine:
         dtype = DTYPES[self.weights.precision]
         pairs = [large_empty(*shape, BLOCK, dtype=dtype) for _ in range(2)]
         pairs += [large_empty(*shape, dtype=torch.float32) for _ in range(2)]  # the scales; int8 only
+        self.caches = pairs if not hasattr(self, "caches") else self.caches
         self.kept += pairs
         return [abi.Cache(*(t[layer].data_ptr() for t in pairs), capacity) for layer in range(shape[0])]
 
