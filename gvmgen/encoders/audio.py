@@ -1,0 +1,99 @@
+"""The frozen music codec: EnCodec 32 kHz, through transformers.
+
+Shapes: B batch, N waveform samples, K codebooks, T code frames, D latent width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parametrize
+from transformers import EncodecConfig, EncodecModel
+
+from gvmgen.encoders.audiocraft_codec import AUDIOCRAFT_FILE, load_audiocraft
+from gvmgen.encoders.fingerprint import weights_sha256
+from gvmgen.encoders.presets import EncoderConfig, MissingWeightsError
+from shards.spec import CODE_RATE, CODEBOOK_SIZE, NUM_CODEBOOKS, SAMPLE_RATE
+
+
+class AudioCodec:
+    """Waveform [B, N] <-> codes [B, K, T], float32 throughout: a lower precision changes codes."""
+
+    def __init__(self, codec: EncodecModel, device: str | torch.device = "cpu") -> None:
+        _check(codec.config)
+        self._weights_sha256 = weights_sha256(codec.state_dict().items())
+        self._device = torch.device(device)
+        self._codec: Any = _fold_weight_norm(codec.float().eval().requires_grad_(False))
+        self._codec.to(self._device)
+
+    @classmethod
+    def load(cls, config: EncoderConfig, device: str | torch.device = "cpu") -> Self:
+        """The codec of a preset, in the transformers or the audiocraft format.
+
+        Raises MissingWeightsError where the weights are neither on disk nor reachable.
+        """
+        return cls(_load_codec(config.codec), device)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """All that shapes the codes; equal for equal weights, whatever their format."""
+        return {
+            "model": f"EnCodec {SAMPLE_RATE} Hz, {NUM_CODEBOOKS} x {CODEBOOK_SIZE} at {CODE_RATE} Hz",
+            "weights_sha256": self._weights_sha256,
+            "pad_mode": self._codec.config.pad_mode,
+        }
+
+    @torch.inference_mode()
+    def encode(self, waveform: Tensor) -> Tensor:
+        """Codes of the whole waveform at once. float32 [B, N] -> int64 [B, K, T], T = N / 640 rounded up."""
+        latent = self._codec.encoder(waveform.to(self._device)[:, None])  # [B, N] -> [B, D, T]
+        return self._codec.quantizer.encode(latent).transpose(0, 1)  # [K, B, T] -> [B, K, T]
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        """int64 [B, K, T] -> float32 [B, N], N = 640 T."""
+        latent = self._codec.quantizer.decode(
+            codes.to(self._device).transpose(0, 1)
+        )  # [B, K, T] -> [B, D, T]
+        return self._codec.decoder(latent)[:, 0]
+
+
+def _check(config: EncodecConfig) -> None:
+    """Raise ValueError unless the codec speaks the shards' language."""
+    found = {
+        "sample rate": config.sampling_rate,
+        "code rate": config.frame_rate,
+        "codebooks": config.num_quantizers,
+        "codebook size": config.codebook_size,
+        "channels": config.audio_channels,
+    }
+    wanted = dict(zip(found, (SAMPLE_RATE, CODE_RATE, NUM_CODEBOOKS, CODEBOOK_SIZE, 1), strict=True))
+    if found != wanted or config.normalize:
+        raise ValueError(f"this EnCodec has {found}, shards hold {wanted}; is it the 32 kHz music codec?")
+
+
+def _load_codec(name: str) -> EncodecModel:
+    """From a folder or a file in either format, or from the hub."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return load_audiocraft(path)
+    if (path / AUDIOCRAFT_FILE).is_file():
+        return load_audiocraft(path / AUDIOCRAFT_FILE)
+    try:
+        return EncodecModel.from_pretrained(path if path.is_dir() else name, dtype=torch.float32)
+    except OSError as error:
+        raise MissingWeightsError(
+            f"the weights of the music codec {name} are neither on disk nor reachable; "
+            "go online once, name a local folder, or use --preset pocket"
+        ) from error
+
+
+def _fold_weight_norm(codec: EncodecModel) -> EncodecModel:
+    """Compute each normalised weight once instead of at every call."""
+    for module in codec.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
+    return codec

@@ -1,0 +1,157 @@
+"""The frozen picture encoder: CLIP's vision transformer, through open_clip.
+
+Shapes: F frames, P patches (577: 24 x 24 and the class token), D width, H attention heads.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as fn
+from open_clip.factory import load_state_dict
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from PIL import Image
+from torch import Tensor
+
+from gvmgen.encoders.fingerprint import weights_sha256
+from gvmgen.encoders.presets import EncoderConfig, MissingWeightsError
+from shards.spec import NUM_PATCHES
+
+_SAMPLER = "last frame at or before 0 s, 1 s, 2 s …"
+_LAYER = "after the last block, before ln_post"  # what the official feature transformation reads
+_RESIZE = "PIL bicubic of the shorter side, centre crop"
+_LOCAL_DIR = "local-dir:"
+_FOLDER_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+class VideoEncoder:
+    """Frames of any size -> patch features [F, P, D]."""
+
+    def __init__(self, tower: VisionTransformer, device: torch.device, dtype: torch.dtype) -> None:
+        self._check(tower)
+        self._size: int = tower.image_size[0]
+        self._weights_sha256 = weights_sha256(tower.state_dict().items())
+        self._tower = tower.eval().requires_grad_(False).to(device, dtype)
+        self._device, self._dtype = device, dtype
+        shape = (3, 1, 1)
+        self._mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN, device=device).view(shape)
+        self._std = torch.tensor(open_clip.OPENAI_DATASET_STD, device=device).view(shape)
+
+    @classmethod
+    def load(
+        cls, config: EncoderConfig, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    ) -> Self:
+        """The encoder of a preset. `dtype`: bfloat16 on CUDA and float32 elsewhere if None.
+
+        Raises MissingWeightsError where the weights are neither on disk nor reachable.
+        """
+        device = torch.device(device)
+        if dtype is None:
+            dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        return cls(_load_tower(config), device, dtype)
+
+    @property
+    def feature_dim(self) -> int:
+        return self._tower.conv1.out_channels
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """All that shapes the features; equal for equal weights, wherever they lie."""
+        tower = self._tower
+        return {
+            "model": f"ViT {self._size}/{tower.patch_size[0]}",
+            "size": f"{tower.transformer.layers} layers of {self.feature_dim}",
+            "activation": type(tower.transformer.resblocks[0].mlp.gelu).__name__,
+            "weights_sha256": self._weights_sha256,
+            "layer": _LAYER,
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "resize": _RESIZE,
+            "sampler": _SAMPLER,
+        }
+
+    def preprocess(self, frame: np.ndarray) -> Tensor:
+        """CLIP's own resize and crop. uint8 [H, W, 3] -> uint8 [3, 336, 336]."""
+        image = Image.fromarray(frame)
+        short, long = sorted(image.size)
+        scaled = int(self._size * long / short)
+        size = (self._size, scaled) if image.width <= image.height else (scaled, self._size)
+        image = image.resize(size, Image.Resampling.BICUBIC)
+        left, top = (round((side - self._size) / 2) for side in image.size)
+        image = image.crop((left, top, left + self._size, top + self._size))
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # [H, W, 3] -> [3, H, W]
+
+    @torch.inference_mode()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Patch features with the class token first. uint8 [F, 3, 336, 336] -> float16 [F, P, D]."""
+        pixels = frames.to(self._device).float().div_(255).sub_(self._mean).div_(self._std)
+        x = self._tower._embeds(pixels.to(self._dtype))  # [F, 3, 336, 336] -> [F, P, D]
+        for block in self._tower.transformer.resblocks:
+            x = _forward(block, x)
+        return x.half()
+
+    @staticmethod
+    def _check(tower: VisionTransformer) -> None:
+        num_patches = tower.positional_embedding.shape[0]
+        if num_patches != NUM_PATCHES:
+            raise ValueError(f"the picture encoder gives {num_patches} patches, shards hold {NUM_PATCHES}")
+
+
+def _forward(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+    """open_clip's block with fused attention, which its own lacks in inference. [F, P, D] -> [F, P, D]"""
+    attention = block.attn
+    qkv = fn.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
+    heads = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(
+        2, 0, 3, 1, 4
+    )  # [F, P, 3 D] -> [3, F, H, P, .]
+    mixed = fn.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)  # [F, H, P, .] -> [F, P, D]
+    x = x + attention.out_proj(mixed)
+    return x + block.mlp(block.ln_2(x))
+
+
+def _load_tower(config: EncoderConfig) -> VisionTransformer:
+    """The vision tower alone; the text tower is neither built nor kept. float32, on the CPU."""
+    if config.clip_model == "ViT-L-14-336":
+        raise ValueError(
+            "ViT-L-14-336 computes plain GELU, but its weights were trained with QuickGELU, so its features "
+            "would be wrong; use ViT-L-14-336-quickgelu"
+        )
+    weights = _find_weights(config)
+    with torch.device("meta"):  # no memory and no random numbers for what is loaded next
+        tower = open_clip.create_model(config.clip_model, load_weights=False, device="meta").visual
+    prefix = "visual."
+    found = load_state_dict(str(weights))
+    tensors = {n.removeprefix(prefix): t.float() for n, t in found.items() if n.startswith(prefix)}
+    try:
+        tower.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{weights}: does not fit {config.clip_model}: {error}") from error
+    return tower
+
+
+def _find_weights(config: EncoderConfig) -> Path:
+    """The weights' file, fetched if need be."""
+    if config.clip_model.startswith(_LOCAL_DIR):
+        folder = Path(config.clip_model.removeprefix(_LOCAL_DIR))
+        for name in _FOLDER_WEIGHTS:
+            if (folder / name).is_file():
+                return folder / name
+        raise MissingWeightsError(f"{folder}: no {_FOLDER_WEIGHTS[0]} here")
+    if config.clip_weights is None:
+        raise MissingWeightsError(f"{config.clip_model}: name its weights, a tag of open_clip's or a file")
+    known = open_clip.get_pretrained_cfg(config.clip_model, config.clip_weights)
+    if not known:
+        path = Path(config.clip_weights)
+        if not path.is_file():
+            raise MissingWeightsError(f"{path}: no such weights for {config.clip_model}")
+        return path
+    try:
+        return Path(open_clip.download_pretrained(known))
+    except Exception as error:
+        raise MissingWeightsError(
+            f"the weights {config.clip_weights!r} of {config.clip_model} are neither on disk nor reachable "
+            f"({type(error).__name__}); go online once, name a local file, or use --preset pocket"
+        ) from error
