@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.jsonl import append_row, read_journal, read_rows, write_rows
-from pipeline.manifest import Segment, Source, segment_key, shard_of, split_of, write_manifest
+from pipeline.jsonl import append_row, mend_journal, read_journal, read_rows, write_rows
+from pipeline.manifest import Segment, Source, segment_key, shard_of, write_manifest
 from pipeline.sources import (
     NO_PICTURE,
     NO_SOUND,
@@ -22,6 +23,7 @@ from pipeline.sources import (
     look_at_all,
     not_a_video,
 )
+from pipeline.splits import Groups
 
 TOO_SHORT, DUPLICATE = "too short", "duplicate"
 
@@ -36,6 +38,7 @@ class CrawlConfig:
     num_shards: int = 100
     test_share: float = 0.15  # the publication's
     seed: int = 0
+    published_splits: bool = False  # a list's own split, where it has one, instead of the seeded one
 
     def __post_init__(self) -> None:
         for name in ("segment_s", "stride_s", "num_shards"):
@@ -78,9 +81,8 @@ class Crawl:
 
 
 def crawl(places: Sequence[Path], out: Path, config: CrawlConfig, append: bool = False) -> Crawl:
-    """Look at every video of `places`; write the manifest to `out` and the rest to `left_out_path(out)`.
+    """`crawl_files` on every video of local folders, files and patterns.
 
-    append: keep the sources that `out` holds already, too.
     Raises ValueError or FileNotFoundError where the places hold no video, or none that gives a segment.
     """
     paths, others = find_files(places)
@@ -89,10 +91,27 @@ def crawl(places: Sequence[Path], out: Path, config: CrawlConfig, append: bool =
             f"{', '.join(map(str, places))}: no video among {len(others)} files; "
             f"a video's name ends in {', '.join(VIDEO_SUFFIXES)}"
         )
+    left_out = [not_a_video(path, out.parent) for path in others]
+    return crawl_files({path: {} for path in paths}, left_out, out, config, append)
+
+
+def crawl_files(
+    about: Mapping[Path, dict[str, Any]],
+    left_out: Sequence[LeftOut],
+    out: Path,
+    config: CrawlConfig,
+    append: bool = False,
+) -> Crawl:
+    """Look at these files; write the manifest to `out` and what gave none to `left_out_path(out)`.
+
+    about: what is known of each file, by its path. left_out: what was found to be no video before.
+    append: keep the sources that `out` holds already, too.
+    """
     known = {_name(look): look for look in _known(out)}
-    result = Crawl(left_out=[not_a_video(path, out.parent) for path in others], num_files=len(paths))
+    result = Crawl(left_out=list(left_out), num_files=len(about))
     former = {name: look for name, look in known.items() if append and isinstance(look, Source)}
-    _deal((former | _look(paths, out, known, result)).values(), config, result)
+    looks = former | _look(about, out, known, result)
+    _deal(looks.values(), config, result)
     _write(result, out)
     return result
 
@@ -101,15 +120,19 @@ def left_out_path(manifest: Path) -> Path:
     return manifest.with_suffix(".left-out.jsonl")
 
 
-def _look(paths: Sequence[Path], out: Path, known: dict[str, Look], result: Crawl) -> dict[str, Look]:
+def _look(
+    about: Mapping[Path, dict[str, Any]], out: Path, known: dict[str, Look], result: Crawl
+) -> dict[str, Look]:
     """Look at the files; what was read is noted at once, so that a killed crawl goes on where it was."""
-    looks = {}
-    with tqdm(total=len(paths), desc="crawl", unit="file", disable=None) as progress:
-        for look, was_read in look_at_all(paths, out.parent, known):
-            looks[_name(look)] = look
+    looks: dict[str, Look] = {}
+    mend_journal(_journal_path(out))
+    with tqdm(total=len(about), desc="crawl", unit="file", disable=None) as progress:
+        seen = look_at_all(about, out.parent, known)
+        for (look, was_read), what in zip(seen, about.values(), strict=True):
             if was_read:
                 result.num_read += 1
                 append_row(_journal_path(out), look.to_json() if isinstance(look, LeftOut) else asdict(look))
+            looks[_name(look)] = replace(look, about=what) if isinstance(look, Source) else look
             progress.update()
     return looks
 
@@ -125,15 +148,16 @@ def _known(out: Path) -> Iterator[Look]:
 
 def _look_of(row: dict[str, Any]) -> Iterator[Look]:
     """What a row of the manifest, of what was left out or of the journal says of its source."""
-    source = Source(**{f.name: row[f.name] for f in fields(Source)})
+    source = Source(**{f.name: row[f.name] for f in fields(Source) if f.name in row})
     if row.get("reason") in (NO_PICTURE, NO_SOUND):
         yield LeftOut(source=source, reason=row["reason"], message=row["message"])
     elif source.source_sha256:
         yield source
 
 
-def _deal(looks: Iterable[Look], config: CrawlConfig, result: Crawl) -> None:
+def _deal(looks: Collection[Look], config: CrawlConfig, result: Crawl) -> None:
     """Cut every source into segments; content that came before is left out."""
+    groups = _groups(looks, config)
     first: dict[str, Source] = {}
     for look in looks:
         if isinstance(look, LeftOut):
@@ -143,38 +167,68 @@ def _deal(looks: Iterable[Look], config: CrawlConfig, result: Crawl) -> None:
             result.left_out.append(LeftOut(source=look, reason=DUPLICATE, message=message))
         else:
             for piece in cut(look, config):
-                if isinstance(piece, Segment):
-                    result.segments.append(piece)
-                else:
+                if isinstance(piece, LeftOut):
                     result.left_out.append(piece)
+                else:
+                    result.segments.append(_segment(piece, groups, config))
 
 
-def cut(source: Source, config: CrawlConfig) -> Iterator[Segment | LeftOut]:
-    """The source's segments, and the piece at its end that is too short to be one."""
-    total_s = source.source_duration_s
-    for start_s in range(0, max(1, int(total_s)), config.stride_s):
-        duration_s = round(min(config.segment_s, total_s - start_s), 3)
+def _groups(looks: Iterable[Look], config: CrawlConfig) -> Groups:
+    """What belongs together: a source's segments, and sources of one song, dance or film."""
+    groups = Groups(config.test_share, config.seed)
+    for look in looks:
+        if isinstance(look, Source):
+            content = look.source_sha256[:16]
+            groups.join([content, *look.about.get("groups", ())])
+            if config.published_splits and "split" in look.about:
+                groups.fix(content, look.about["split"])
+    return groups
+
+
+@dataclass(frozen=True)
+class Piece:
+    """An excerpt of a source."""
+
+    source: Source
+    start_s: int
+    duration_s: float
+
+
+def cut(source: Source, config: CrawlConfig) -> Iterator[Piece | LeftOut]:
+    """The source's pieces, and those too short to be segments. Where a list names excerpts, only those
+    are cut."""
+    for start_s, end_s in source.about.get("excerpts") or [(0.0, None)]:
+        stop_s = source.source_duration_s if end_s is None else min(end_s, source.source_duration_s)
+        yield from _cut_excerpt(source, math.ceil(start_s), stop_s, config)
+
+
+def _cut_excerpt(
+    source: Source, begin_s: int, end_s: float, config: CrawlConfig
+) -> Iterator[Piece | LeftOut]:
+    for start_s in range(begin_s, max(begin_s + 1, int(end_s)), config.stride_s):
+        duration_s = max(0.0, round(min(config.segment_s, end_s - start_s), 3))
         if duration_s < config.min_s:
             message = f"{duration_s:g} s from {start_s} s on; --min-s is {config.min_s:g}"
             yield LeftOut(
                 source=source, reason=TOO_SHORT, message=message, start_s=start_s, duration_s=duration_s
             )
         else:
-            yield _segment(source, start_s, duration_s, config)
-        if start_s + config.segment_s >= total_s:
+            yield Piece(source, start_s, duration_s)
+        if start_s + config.segment_s >= end_s:
             return
 
 
-def _segment(source: Source, start_s: int, duration_s: float, config: CrawlConfig) -> Segment:
-    key = segment_key(source.source_sha256, start_s, duration_s)
-    group = source.source_sha256[:16]
+def _segment(piece: Piece, groups: Groups, config: CrawlConfig) -> Segment:
+    source = piece.source
+    key = segment_key(source.source_sha256, piece.start_s, piece.duration_s)
+    group = groups.group(source.source_sha256[:16])
     return Segment(
-        **asdict(source),
+        **{f.name: getattr(source, f.name) for f in fields(Source)},
         key=key,
-        start_s=start_s,
-        duration_s=duration_s,
+        start_s=piece.start_s,
+        duration_s=piece.duration_s,
         group=group,
-        split=split_of(group, config.test_share, config.seed),
+        split=groups.split(group),
         shard=shard_of(key, config.num_shards),
     )
 

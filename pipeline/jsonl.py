@@ -37,6 +37,22 @@ def append_row(path: Path, row: Row) -> None:
         file.write(to_line(row))
 
 
+def mend_journal(path: Path) -> None:
+    """Cut away a last line that a kill cut off, so that the next row does not stick to it."""
+    if not path.is_file():
+        return
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            begin = max(0, end - 65536)
+            file.seek(begin)
+            newline = file.read(end - begin).rfind(b"\n")
+            end = begin + newline + 1 if newline >= 0 else begin
+            if newline >= 0:
+                break
+        file.truncate(end)
+
+
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a file, one at a time. Raises ValueError that names the line that is no JSON object."""
     with path.open(encoding="utf-8") as file:

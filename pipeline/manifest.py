@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pipeline.jsonl import read_rows, write_rows
+from shards.spec import num_frames
 
 Split = Literal["train", "test"]
 MANIFEST_NAME = "manifest.jsonl"
+OPTIONAL = ("about", "dropped")  # fields that rows of an earlier version do not have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,7 @@ class Source:
     source_mtime_ns: int
     source_sha256: str  # of the whole file: the content's identity, wherever the file lies
     source_duration_s: float
+    about: dict[str, Any] = field(default_factory=dict)  # where it comes from: see pipeline/gather.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,7 @@ class Segment(Source):
     group: str  # segments of one group share a split
     split: Split
     shard: int  # by hash; `plan.py` has the last word
+    dropped: str | None = None  # why the filters leave it out; see pipeline/filtering.py
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -54,8 +58,8 @@ class Segment(Source):
     @classmethod
     def from_json(cls, row: dict[str, Any], where: str) -> Self:
         """A row; fields that this version does not know are left aside. `where` opens an error."""
-        names = [f.name for f in fields(cls)]
-        missing = [name for name in names if name not in row]
+        names = [f.name for f in fields(cls) if f.name in row]
+        missing = [f.name for f in fields(cls) if f.name not in row and f.name not in OPTIONAL]
         if missing:
             raise ValueError(f"{where}: the row lacks {', '.join(missing)}. Run: gvm-prep crawl-manifest")
         return cls(**{name: row[name] for name in names})
@@ -80,19 +84,26 @@ def shard_of(key: str, num_shards: int) -> int:
     return int(hash_fraction(f"shard {key}") * num_shards)
 
 
+def frames_of(segment: Segment) -> range:
+    """The source's frames that the segment shows, numbered by their seconds from the source's start."""
+    return range(segment.start_s, segment.start_s + num_frames(segment.duration_s))
+
+
 def write_manifest(path: Path, segments: Iterable[Segment]) -> None:
     """Replace the manifest at once, rows by key."""
     write_rows(path, (s.to_json() for s in sorted(segments, key=lambda s: s.key)))
 
 
 def read_manifest(path: Path) -> Iterator[Segment]:
-    """The manifest's segments. Raises FileNotFoundError with the command that makes one."""
+    """The manifest's segments, without those that the filters dropped. Raises FileNotFoundError with the
+    command that makes one."""
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no manifest there. Run: gvm-prep crawl-manifest FOLDER --out {path}"
         )
     for number, row in enumerate(read_rows(path), start=1):
-        yield Segment.from_json(row, f"{path}: line {number}")
+        if row.get("dropped") is None:
+            yield Segment.from_json(row, f"{path}: line {number}")
 
 
 def source_path(manifest: Path, segment: Source) -> Path:

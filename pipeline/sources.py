@@ -10,12 +10,13 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.containers import is_text, what_it_is
 from pipeline.manifest import Source
+from pipeline.parallel import ordered_map
 
 VIDEO_SUFFIXES = (
     *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
@@ -63,7 +64,7 @@ def find_files(sources: Iterable[Path]) -> tuple[list[Path], list[Path]]:
             if match.is_dir():
                 in_folders.update(_walk(match))
             else:
-                named.add(_absolute(match))
+                named.add(absolute(match))
     videos = {path for path in in_folders if path.suffix.lower() in VIDEO_SUFFIXES}
     return sorted(named | videos), sorted(in_folders - videos - named)
 
@@ -79,8 +80,7 @@ def look_at_all(paths: Iterable[Path], folder: Path, known: dict[str, Look]) -> 
             return before, False
         return _look_at(path, name, stat), True
 
-    with ThreadPoolExecutor(NUM_THREADS) as threads:
-        yield from threads.map(look, paths)
+    yield from ordered_map(look, paths, NUM_THREADS)
 
 
 def not_a_video(path: Path, folder: Path) -> LeftOut:
@@ -95,7 +95,7 @@ def not_a_video(path: Path, folder: Path) -> LeftOut:
 
 def source_name(path: Path, folder: Path) -> str:
     """The path relative to `folder` where it lies inside, else absolute."""
-    path, folder = _absolute(path), _absolute(folder)
+    path, folder = absolute(path), absolute(folder)
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
@@ -110,6 +110,8 @@ def _look_at(path: Path, name: str, stat: os.stat_result) -> Look:
 
     source = _source(name, stat)
     try:
+        if is_text(path):
+            return LeftOut(source=source, reason=UNREADABLE, message=f"{path}: {what_it_is(path)}")
         info = probe(path, needs_picture=False)
     except (MediaError, OSError) as error:
         return LeftOut(source=source, reason=UNREADABLE, message=str(error))
@@ -143,11 +145,11 @@ def _matches(pattern: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(_absolute(folder)):
+    for root, folders, names in os.walk(absolute(folder)):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(root, name) for name in names if not name.startswith("."))
 
 
-def _absolute(path: Path) -> Path:
+def absolute(path: Path) -> Path:
     """Absolute, and as the user named it: links are not followed."""
     return Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would follow them

@@ -1,0 +1,226 @@
+"""`gvm-prep filter`: score segments, then decide by thresholds which stay. Deciding again costs nothing.
+
+data/scores.jsonl   what was measured, one row a segment; kept for ever
+data/filter.json    the thresholds in force; a later crawl applies them to its rows, too
+data/manifest.jsonl every segment with its scores; `dropped` says why one is out, None that it is in
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pipeline.filters.duplicates import Print, duplicates
+from pipeline.filters.keep import AllOf, names, parse_keep
+from pipeline.folder import DataFolder
+from pipeline.jsonl import read_rows, to_line, write_rows
+from pipeline.manifest import Split
+from pipeline.parallel import bounded_map
+from pipeline.plan import read_plan
+from pipeline.scorebook import SCORES_NAME, ScoreBook
+from pipeline.splits import Groups
+
+# What a person would keep for learning music from a picture; each comparison counts where it was measured.
+DEFAULT_KEEP = (
+    "unreadable == 0 and (speech < 0.3 or singing > 0.3) and music > 0.5 and text < 0.035 and silence < 0.5 "
+    "and loudness > -50 and clipping < 0.02 and black < 0.5 and static < 0.9 and duplicate == 0"
+)
+LONG = ("sound_print", "picture_print", "speech_over_time")  # stay in the journal, out of the manifest
+FILTER_NAME = "filter.json"
+TORN = "group: its music is in both splits of finished shards"
+LABELS = ("kind", "style", "licence", "source_name")  # of a row's `about`; thresholds may ask for them
+
+
+@dataclass
+class Decision:
+    """What thresholds kept and dropped."""
+
+    kept: int = 0
+    kept_s: float = 0.0
+    dropped: Counter[str] = field(default_factory=Counter)  # by the score that dropped it
+    unscored: int = 0
+
+    def summary(self, keep: str) -> str:
+        lines = [f"keep: {keep}", f"  kept{self.kept:>28} segments  {self.kept_s / 3600:8.2f} h"]
+        lines += [f"  dropped by {name:<13}{count:>8} segments" for name, count in self.dropped.most_common()]
+        if self.unscored:
+            lines.append(f"  not scored yet{self.unscored:>18} segments. Run: gvm-prep filter")
+        return "\n".join(lines)
+
+
+def score_all(data: DataFolder, filters: Collection[str], tagger: Path | None, num_threads: int) -> int:
+    """Measure every segment that lacks one of these filters. Returns how many were measured."""
+    book = ScoreBook(data.root / SCORES_NAME)
+    todo = _lacking(data, book, filters)
+    with tqdm(total=len(todo), desc="filter", unit="segment", disable=None) as progress:
+        for key, scores, versions in _measure(data, todo, tagger, num_threads):
+            book.add(key, scores, versions)
+            progress.update()
+    return len(todo)
+
+
+def _lacking(data: DataFolder, book: ScoreBook, filters: Collection[str]) -> dict[str, list[str]]:
+    """The filters that each segment lacks, or has of an older version."""
+    from pipeline.filters.score import FILTERS
+
+    todo = {}
+    for row in read_rows(data.manifest):
+        measured = book.filters(row["key"])
+        lacking = [name for name in filters if measured.get(name) != FILTERS[name].version]
+        if lacking:
+            todo[row["key"]] = lacking
+    return todo
+
+
+def _measure(
+    data: DataFolder, todo: dict[str, list[str]], tagger: Path | None, num_threads: int
+) -> Iterator[tuple[str, dict[str, Any], dict[str, int]]]:
+    """(key, scores, versions of the filters) of each segment, as they come; a few are under way at a time."""
+    from gvmgen.encoders.media import MediaError
+    from pipeline.filters.score import FILTERS, Excerpt, score
+
+    def one(row: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, int]]:
+        lacking = todo[row["key"]]
+        path = data.root / row["source"]
+        try:
+            scores = score(Excerpt(path, row["start_s"], row["duration_s"], tagger), lacking)
+        except (MediaError, OSError) as error:
+            scores = {"unreadable": 1.0, "error": str(error)}
+        return row["key"], scores, {name: FILTERS[name].version for name in lacking}
+
+    rows = (row for row in read_rows(data.manifest) if row["key"] in todo)
+    yield from bounded_map(one, rows, num_threads)
+
+
+@dataclass
+class _Comparison:
+    """What only the set as a whole tells."""
+
+    groups: Groups  # rows joined by content, by the lists' names and by music
+    again: dict[str, str]  # key of a segment that comes again -> key of its better twin
+    has_scores: set[str]  # names of all scores that some row has
+
+
+def apply_keep(data: DataFolder, keep: str, test_share: float, seed: int) -> Decision:
+    """Write the manifest anew: scores, why a row is dropped, and splits that no duplicate crosses.
+
+    Raises ValueError where `keep` is no expression, or asks for what no row has.
+    """
+    term = parse_keep(keep)
+    book = ScoreBook(data.root / SCORES_NAME)
+    comparison = _compare(data, book, Groups(test_share, seed))
+    if keep != DEFAULT_KEEP:
+        _refuse_unknown(names(term), comparison.has_scores)
+    decision = Decision()
+    write_rows(data.manifest, _decided(data, book, term, comparison, decision))
+    settings = {"keep": keep, "seed": seed, "test_share": test_share}
+    (data.root / FILTER_NAME).write_text(to_line(settings))
+    return decision
+
+
+def settings_in_force(data: DataFolder) -> dict[str, Any] | None:
+    """What `apply_keep` did last; None where nothing is in force."""
+    path = data.root / FILTER_NAME
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _compare(data: DataFolder, book: ScoreBook, groups: Groups) -> _Comparison:
+    keys: list[str] = []
+    contents: list[str] = []
+    sizes = array("Q")
+    has_scores: set[str] = set()
+
+    def prints() -> Iterator[Print]:
+        for row in read_rows(data.manifest):
+            scores = book.scores(row["key"])
+            has_scores.update(scores)
+            groups.join(row_names(row))
+            keys.append(row["key"])
+            contents.append(content_name(row))
+            sizes.append(row["source_size"])
+            sound, picture = scores.get("sound_print", ""), scores.get("picture_print", "")
+            yield Print(int(contents[-1], 16), row["duration_s"], sound, picture)
+
+    again: dict[str, str] = {}
+    for match in duplicates(prints()):
+        groups.join([contents[match.first], contents[match.second]])
+        if match.same_picture:
+            best, other = sorted((match.first, match.second), key=lambda row: (-sizes[row], keys[row]))
+            again.setdefault(keys[other], keys[best])
+    return _Comparison(groups, again, has_scores)
+
+
+def _refuse_unknown(asked: set[str], has_scores: set[str]) -> None:
+    unknown = asked - has_scores - set(LABELS) - {"duration_s", "duplicate", "unreadable"}
+    if unknown:
+        raise ValueError(
+            f"--keep asks for {', '.join(sorted(unknown))}, which no segment has; "
+            f"there are {', '.join(sorted(has_scores - set(LONG)))} and the labels {', '.join(LABELS)}"
+        )
+
+
+def _decided(
+    data: DataFolder, book: ScoreBook, term: AllOf, comparison: _Comparison, decision: Decision
+) -> Iterator[dict[str, Any]]:
+    """The manifest's rows with scores, group, split and verdict."""
+    groups, finished = comparison.groups, _finished(data)
+    for group, split in finished.values():
+        groups.fix(group, split)
+    for row in read_rows(data.manifest):
+        scores = book.scores(row["key"])
+        group = groups.group(content_name(row))
+        row["group"], row["split"] = finished.get(row["key"]) or (group, groups.split(group))
+        torn = TORN if groups.is_torn(group) and row["key"] not in finished else None
+        twin = comparison.again.get(row["key"])
+        row["scores"] = {name: value for name, value in scores.items() if name not in LONG}
+        row["dropped"] = _reason(row, scores, term, twin) or torn
+        _count(decision, row, scores)
+        yield row
+
+
+def _finished(data: DataFolder) -> dict[str, tuple[str, Split]]:
+    """(group, split) of the segments in finished shards; they stay as they are."""
+    return {
+        segment["key"]: (segment["group"], segment["split"])
+        for shard in read_plan(data.plan).values()
+        if data.record(shard.shard) is not None
+        for segment in shard.segments
+    }
+
+
+def _reason(row: dict[str, Any], scores: dict[str, Any], term: AllOf, twin: str | None) -> str | None:
+    """Why the thresholds drop a row, or None."""
+    labels = {name: row.get("about", {}).get(name) for name in LABELS}
+    values = labels | {"duration_s": row["duration_s"]} | scores | {"duplicate": 1.0 if twin else 0.0}
+    reason = term.reason(values)
+    if reason and reason.startswith("duplicate "):
+        return f"duplicate of {twin}"
+    if reason and reason.startswith("unreadable "):
+        return f"unreadable: {scores['error']}"
+    return reason
+
+
+def _count(decision: Decision, row: dict[str, Any], scores: dict[str, Any]) -> None:
+    decision.unscored += not scores
+    if row["dropped"] is None:
+        decision.kept += 1
+        decision.kept_s += row["duration_s"]
+    else:
+        decision.dropped[row["dropped"].split()[0].rstrip(":,")] += 1
+
+
+def content_name(row: dict[str, Any]) -> str:
+    """The name by which a source's segments belong together, whatever lists say of them."""
+    return str(row["source_sha256"][:16])
+
+
+def row_names(row: dict[str, Any]) -> list[str]:
+    """All names of what a row must not be torn from."""
+    return [content_name(row), *row.get("about", {}).get("groups", ())]

@@ -1,0 +1,65 @@
+"""What the filters measured, by segment: an append-only journal beside the manifest.
+
+Rows are read where they are needed, by their place in the file: a million of them do not fit in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.jsonl import append_row, mend_journal
+
+SCORES_NAME = "scores.jsonl"
+
+
+class ScoreBook:
+    """Scores by key; a later row of a key adds to the earlier ones."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offsets: dict[str, tuple[int, ...]] = {}
+        if path.is_file():
+            self._read()
+
+    def scores(self, key: str) -> dict[str, Any]:
+        """All that was measured of the segment."""
+        scores: dict[str, Any] = {}
+        for row in self._rows(key):
+            scores |= row["scores"]
+        return scores
+
+    def filters(self, key: str) -> dict[str, int]:
+        """The filters that measured the segment, with their versions."""
+        filters: dict[str, int] = {}
+        for row in self._rows(key):
+            filters |= row["filters"]
+        return filters
+
+    def add(self, key: str, scores: dict[str, Any], filters: dict[str, int]) -> None:
+        """Write down at once what was measured: a killed run goes on where it was."""
+        offset = self.path.stat().st_size if self.path.is_file() else 0
+        append_row(self.path, {"filters": filters, "key": key, "scores": scores})
+        self._offsets[key] = (*self._offsets.get(key, ()), offset)
+
+    def _rows(self, key: str) -> list[dict[str, Any]]:
+        offsets = self._offsets.get(key, ())
+        if not offsets:
+            return []
+        with self.path.open("rb") as file:
+            rows = []
+            for offset in offsets:
+                file.seek(offset)
+                rows.append(json.loads(file.readline()))
+            return rows
+
+    def _read(self) -> None:
+        """Where each row lies."""
+        mend_journal(self.path)
+        offset = 0
+        with self.path.open("rb") as file:
+            for line in file:
+                key = json.loads(line)["key"]
+                self._offsets[key] = (*self._offsets.get(key, ()), offset)
+                offset += len(line)
