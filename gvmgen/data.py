@@ -139,6 +139,9 @@ class SegmentLoader:
         self.rank, self.world_size, self.pieces = rank, world_size, pieces
         self.prefetch, self.num_threads = prefetch, num_threads
         self.device = torch.device(device)
+        if self.device.type == "cuda" and self.device.index is None:
+            # The current device belongs to a thread; the one that copies is another.
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self.on_corrupt = on_corrupt
         self.substituted: Counter[str] = Counter()  # by key of the corrupt sample
         self._position = 0  # in the endless sequence, of the next batch to hand out

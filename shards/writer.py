@@ -12,6 +12,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -58,7 +59,8 @@ def write_shard(
     with _only_writer(directory, shard):
         with _written_aside(tar) as (file, commit):
             hashed = _HashedFile(file)
-            sample_records = tuple(_write_samples(hashed, samples, str(tar)))
+            with _syncing_behind(file) as sync_behind:
+                sample_records = tuple(_write_samples(hashed, samples, str(tar), sync_behind))
             # A former record must never stand beside the new tar.
             record_file.unlink(missing_ok=True)
             _sync_directory(directory)
@@ -84,7 +86,9 @@ def write_durably(path: Path, data: bytes) -> None:
         commit()
 
 
-def _write_samples(file: _HashedFile, samples: Iterable[Sample], where: str) -> Iterator[SampleRecord]:
+def _write_samples(
+    file: _HashedFile, samples: Iterable[Sample], where: str, sync_behind: Callable[[], None]
+) -> Iterator[SampleRecord]:
     from webdataset import TarWriter  # it loads torch where there is one
 
     keys: set[str] = set()
@@ -97,6 +101,7 @@ def _write_samples(file: _HashedFile, samples: Iterable[Sample], where: str) -> 
             payloads = _payloads(sample)
             start = tar.tarstream.offset
             tar.write({"__key__": sample.key, **payloads})
+            sync_behind()
             yield _sample_record(sample, payloads, start)
 
 
@@ -111,9 +116,10 @@ def _payloads(sample: Sample) -> dict[str, bytes]:
 
 
 def _npy_bytes(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
+    array = np.ascontiguousarray(array)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    return b"".join((header.getvalue(), array.data))  # one copy; write_array makes three
 
 
 def _sample_record(sample: Sample, payloads: dict[str, bytes], start: int) -> SampleRecord:
@@ -149,6 +155,23 @@ class _HashedFile:
         self.sha256.update(data)
         self.size += len(data)
         return self.file.write(data)
+
+
+@contextmanager
+def _syncing_behind(file: IO[bytes]) -> Iterator[Callable[[], None]]:
+    """A call that sends what is written on to the disk, beside the work: the last fsync finds little left."""
+    with ThreadPoolExecutor(1, "sync-behind") as thread:
+        last = thread.submit(lambda: None)
+
+        def sync_behind() -> None:
+            nonlocal last
+            if last.done():
+                last.result()  # a disk error is told only once: to the fsync that met it
+                file.flush()
+                last = thread.submit(os.fsync, file.fileno())
+
+        yield sync_behind
+        last.result()
 
 
 @contextmanager
