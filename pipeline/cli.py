@@ -27,6 +27,10 @@ class Retry(StrEnum):
     none, transient, all = "none", "transient", "all"
 
 
+class Cache(StrEnum):
+    off, keep, until_packed = "off", "keep", "until-packed"
+
+
 def main() -> None:
     run(app, "gvm-prep")
 
@@ -96,6 +100,9 @@ def encode(
         Retry, typer.Option(help="Which failures of earlier runs to try again.")
     ] = Retry.transient,
     force: Annotated[bool, typer.Option("--force", help="Make complete shards again.")] = False,
+    cache: Annotated[
+        Cache, typer.Option(help="Features in data/cache: none, for good, or until their shard is complete.")
+    ] = Cache.until_packed,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")
     ] = False,
@@ -111,7 +118,12 @@ def encode(
 
     folder = DataFolder(data)
     config = EncodeConfig(
-        preset=chosen_preset(preset), shards=shards, device=device, retry=retry.value, force=force
+        preset=chosen_preset(preset),
+        shards=shards,
+        device=device,
+        retry=retry.value,
+        force=force,
+        cache=cache.value,
     )
     if dry_run:
         print(foresee(folder, config))

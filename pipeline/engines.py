@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Self
 
-from pipeline.encode import Encoders, Media, encode_media, read_media
+from pipeline.cache import FeatureCache
+from pipeline.encode import Encoders, Media, Progress, encode_media, read_media
 from pipeline.failures import Failure, SegmentError
 from pipeline.jsonl import read_journal, write_rows
 from pipeline.manifest import Segment, source_path
@@ -22,7 +23,7 @@ from shards.record import ShardRecord
 from shards.spec import Sample, ShardBusyError, failures_path, record_path
 from shards.writer import write_shard
 
-READ_AHEAD = 2  # segments; 30 s are about 40 MB of frames
+READ_AHEAD = 2  # segments; 30 s are about 10 MB of frames
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,15 @@ class Work:
     rows: Mapping[str, Segment]  # by key
     shards: Path  # the folder they are written to
     encoders: Encoders
-    force: bool  # make complete shards again
-    on_frames: Callable[[int], None]  # told after each piece of work
+    cache: FeatureCache | None = None
+    force: bool = False  # make complete shards again
+    progress: Progress = field(default_factory=Progress)
 
     def read(self, segment: Segment) -> Media:
-        return read_media(segment, source_path(self.manifest, segment), self.encoders)
+        return read_media(segment, source_path(self.manifest, segment), self.encoders, self.cache)
+
+    def is_recorded(self, shard: ShardPlan) -> bool:
+        return record_path(self.shards, shard.shard).exists()
 
 
 def encode_shards(todo: Sequence[ShardPlan], work: Work) -> Iterator[ShardRecord]:
@@ -45,14 +50,14 @@ def encode_shards(todo: Sequence[ShardPlan], work: Work) -> Iterator[ShardRecord
 
     A shard that another process is writing, or has finished since, is left to it.
     """
+    recorded = {shard.shard for shard in todo if work.is_recorded(shard)}
 
-    def segments() -> Iterator[Segment]:
-        for shard in todo:
-            former = former_samples(shard, work)
-            yield from (work.rows[key] for key in shard.keys if key in work.rows and key not in former)
+    def is_open(shard: ShardPlan) -> bool:
+        return shard.shard in recorded or not work.is_recorded(shard)
 
-    with ReadAhead(segments(), work.read) as media:
-        for shard in todo:
+    segments = (segment for shard in todo if is_open(shard) for segment in _to_encode(shard, work))
+    with ReadAhead(segments, work.read) as media:
+        for shard in filter(is_open, todo):
             with suppress(ShardBusyError):
                 yield encode_shard(shard, work, media.take)
 
@@ -96,7 +101,12 @@ def _encode_segment(key: str, work: Work, read: Callable[[Segment], Media]) -> S
     segment = work.rows.get(key)
     if segment is None:
         raise SegmentError("manifest", "permanent", "the manifest no longer has this segment")
-    return encode_media(segment, read(segment), work.encoders, work.on_frames)
+    return encode_media(segment, read(segment), work.encoders, work.cache, work.progress)
+
+
+def _to_encode(shard: ShardPlan, work: Work) -> Iterator[Segment]:
+    former = former_samples(shard, work)
+    return (work.rows[key] for key in shard.keys if key in work.rows and key not in former)
 
 
 def _failure(key: str, error: SegmentError, work: Work, attempt: int) -> Failure:

@@ -31,12 +31,16 @@ class DataFolder:
     def shards(self) -> Path:
         return self.root / "shards"
 
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    def is_complete(self, shard: int) -> bool:
+        return record_path(self.shards, shard).exists() and tar_path(self.shards, shard).exists()
+
     def record(self, shard: int) -> ShardRecord | None:
         """The shard's commit record, None where it is not complete. Raises ShardError for a damaged one."""
-        path = record_path(self.shards, shard)
-        if not (path.exists() and tar_path(self.shards, shard).exists()):
-            return None
-        return ShardRecord.load(path)
+        return ShardRecord.load(record_path(self.shards, shard)) if self.is_complete(shard) else None
 
     def read_segments(self) -> dict[str, Segment]:
         """The manifest by key."""

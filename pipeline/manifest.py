@@ -45,7 +45,6 @@ class Segment(Source):
         """What the data set depends on. A file that only moved keeps its identity."""
         return {
             "duration_s": self.duration_s,
-            "group": self.group,
             "key": self.key,
             "source_sha256": self.source_sha256,
             "split": self.split,

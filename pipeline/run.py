@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
 
-from pipeline.encode import Encoders
+from pipeline.cache import FeatureCache
+from pipeline.encode import Encoders, Progress
 from pipeline.engines import Work, encode_shards
 from pipeline.folder import DataFolder, choose, planned_frames
+from pipeline.plan import ShardPlan
 from pipeline.selection import EncodeConfig, split_complete
+from pipeline.tidy import Tidier
 from shards.record import ShardRecord
 
 
@@ -22,6 +26,7 @@ class Report:
     num_planned: int  # shards that were asked for
     made: list[ShardRecord]
     complete: list[ShardRecord]  # before the run
+    progress: Progress
     seconds: float
 
     @property
@@ -29,17 +34,16 @@ class Report:
         """Segments that failed in this run."""
         return sum(len(record.left_out) for record in self.made)
 
-    @property
-    def num_frames(self) -> int:
-        return sum(sample.num_frames for record in self.made for sample in record.samples)
-
     def lines(self, data: DataFolder, config: EncodeConfig) -> list[str]:
         """The report for a person."""
         num_busy = self.num_planned - len(self.made) - len(self.complete)
         lines = [
             f"{data.shards}: {len(self.made)} shards made, {len(self.complete)} complete before; "
-            f"{self.num_frames} frames in {self.seconds:.1f} s, {self.num_frames / self.seconds:.2f} a second"
+            f"{self.progress.num_encoded} frames encoded in {self.seconds:.1f} s, "
+            f"{self.progress.num_encoded / self.seconds:.1f} a second"
         ]
+        if self.progress.num_cached:
+            lines.append(f"  {self.progress.num_cached} frames came from the cache")
         if num_busy:
             lines.append(f"  {num_busy} shards were left to another process")
         if self.num_failed:
@@ -60,15 +64,29 @@ def encode(data: DataFolder, config: EncodeConfig) -> Report:
     """
     started = time.monotonic()
     rows = data.read_segments()
-    plan = choose(data.freeze_plan(rows), config.shards)
+    plan = data.freeze_plan(rows)
+    chosen = choose(plan, config.shards)
     encoders = Encoders.load(config.preset, config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    todo, complete = split_complete(plan, data, encoders.fingerprint, config)
+    todo, complete = split_complete(chosen, data, encoders.fingerprint, config)
+    cache = FeatureCache(data.cache, encoders.video.fingerprint)
+    tidier = Tidier(config.cache, cache, plan, rows, data.is_complete)
+    for record in complete:
+        tidier.tidy(plan[record.shard])  # a kill may have come between the record and this
+    work = Work(
+        data.manifest, rows, data.shards, encoders, None if config.cache == "off" else cache, config.force
+    )
+    made = _encode(todo, work, tidier)
+    return Report(len(chosen), made, complete, work.progress, time.monotonic() - started)
+
+
+def _encode(todo: Sequence[ShardPlan], work: Work, tidier: Tidier) -> list[ShardRecord]:
+    """Encode the shards under a progress bar."""
+    plan = {shard.shard: shard for shard in todo}
     made = []
     with tqdm(total=planned_frames(todo), desc="encode", unit=" frames", disable=None) as bar:
-        work = Work(data.manifest, rows, data.shards, encoders, config.force, bar.update)
-        num_done = 0
+        work.progress.on_frames = bar.update
         for record in encode_shards(todo, work):
             made.append(record)
-            num_done += planned_frames([plan[record.shard]])
-            bar.update(num_done - bar.n)  # a failed segment's frames count as done, too
-    return Report(len(plan), made, complete, time.monotonic() - started)
+            tidier.tidy(plan[record.shard])
+            bar.update(planned_frames(plan[record.shard] for record in made) - bar.n)  # a failed segment, too
+    return made

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pipeline.folder import DataFolder, choose, plan_summary
 from pipeline.plan import Plan, ShardPlan
+from pipeline.tidy import CacheMode
 from shards.record import ShardRecord
 from shards.spec import Fingerprint, ShardError, fingerprint_differences, tar_path
 
@@ -21,6 +22,8 @@ class EncodeConfig:
     device: str | None = None  # None: a GPU where there is one
     retry: Retry = "transient"  # failures of earlier runs to try again
     force: bool = False  # make complete shards again
+    # What a kill or a failure leaves behind is worth a shard's space; more than that only --cache keep takes.
+    cache: CacheMode = "until-packed"
 
 
 def split_complete(

@@ -1,0 +1,51 @@
+"""What becomes of cached features once their shard is complete."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from pipeline.cache import FeatureCache
+from pipeline.manifest import Segment, frames_of
+from pipeline.plan import Plan, ShardPlan
+
+CacheMode = Literal["off", "keep", "until-packed"]
+
+
+@dataclass(frozen=True)
+class Tidier:
+    """`keep`: marks sources that are cached whole. `until-packed`: clears frames that no shard waits for."""
+
+    mode: CacheMode
+    cache: FeatureCache
+    plan: Plan
+    rows: Mapping[str, Segment]  # by key
+    is_complete: Callable[[int], bool]  # of a shard
+
+    def tidy(self, shard: ShardPlan) -> None:
+        """The shard is complete; it may have been so for long."""
+        for segment in (self.rows[key] for key in shard.keys if key in self.rows):
+            if self.mode == "keep":
+                self.cache.source(segment).mark_if_complete()
+            elif self.mode == "until-packed":
+                self.cache.source(segment).discard(set(frames_of(segment)) - self._awaited(segment))
+
+    def _awaited(self, segment: Segment) -> set[int]:
+        """Frames of the segment's source that incomplete shards need."""
+        frames: set[int] = set()
+        for shard, other in self._by_source[segment.source_sha256]:
+            if not self.is_complete(shard):
+                frames.update(frames_of(other))
+        return frames
+
+    @cached_property
+    def _by_source(self) -> Mapping[str, list[tuple[int, Segment]]]:
+        planned = defaultdict(list)
+        for shard in self.plan.values():
+            for key in shard.keys:
+                if key in self.rows:
+                    planned[self.rows[key].source_sha256].append((shard.shard, self.rows[key]))
+        return planned
