@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from gvmgen.config import MODEL_PRESETS, ModelConfig
-from gvmgen.imports import import_official, is_audiocraft_checkpoint
+from gvmgen.formats import is_audiocraft
+from gvmgen.imports import import_official
 from gvmgen.model import GVMGen
 from gvmgen.weights import assign, empty_model
 
@@ -67,15 +68,20 @@ def load_model(
     No second copy of the weights is made: the network is built without memory and takes the file's tensors.
     Raises ValueError for what does not fit, FileNotFoundError where there is no model.
     """
-    if is_audiocraft_checkpoint(path):
+    if is_audiocraft(path):
         model, _ = import_official(path, device, dtype or torch.float32)
         return model, official_info(model.config, path)
     config, info = read_config(path)
+    if info.codec is not None:
+        info = replace(info, codec=str(path / info.codec))
     model = empty_model(config)
     weights = path / WEIGHTS
-    with safe_open(weights, framework="pt", device=str(device)) as file:
-        tensors = ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
-        assign(model, tensors, where=str(weights), device=device, dtype=dtype)
+    try:
+        with safe_open(weights, framework="pt", device=str(device)) as file:
+            tensors = ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+            assign(model, tensors, where=str(weights), device=device, dtype=dtype)
+    except SafetensorError as error:
+        raise ValueError(f"{weights}: cannot be read: {error}. Is it complete?") from error
     return model, info
 
 
@@ -97,10 +103,21 @@ def read_config(folder: Path) -> tuple[ModelConfig, ModelInfo]:
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a model folder holds {CONFIG} and {WEIGHTS}")
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if values.get("format_version") != FORMAT_VERSION:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is no JSON: {error}") from error
+    if not isinstance(values, dict) or "format_version" not in values:
+        raise ValueError(f"{path}: is no configuration of a GVMGen model, it has no 'format_version'")
+    if values["format_version"] != FORMAT_VERSION:
         raise ValueError(
-            f"{path}: format_version is {values.get('format_version')!r}, this program reads {FORMAT_VERSION}"
+            f"{path}: format_version is {values['format_version']!r}, this program reads {FORMAT_VERSION}"
         )
+    for name in ("model", "preset"):
+        if name not in values:
+            raise ValueError(f"{path}: has no {name!r}")
     info = {f.name: values[f.name] for f in fields(ModelInfo) if f.name in values}
-    return ModelConfig.from_json(values["model"]), ModelInfo(**info)
+    try:
+        return ModelConfig.from_json(values["model"]), ModelInfo(**info)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

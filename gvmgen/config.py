@@ -53,8 +53,16 @@ class ModelConfig:
             raise ValueError(f"dim {self.dim} is no multiple of num_heads {self.num_heads}")
         if self.pooling not in ("average", "sum", "preserve"):
             raise ValueError(f"pooling {self.pooling!r} is unknown; known: average, sum, preserve")
-        if self.num_queries < 1:
-            raise ValueError("num_queries must be at least 1")
+        for name in (
+            "num_queries",
+            "num_layers",
+            "num_codebooks",
+            "codebook_size",
+            "code_rate",
+            "frame_rate",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     @property
     def pad_id(self) -> int:
@@ -76,6 +84,10 @@ class ModelConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown model settings {unknown}; known: {sorted(known)}")
+        for name, value in values.items():
+            wanted = type(getattr(_SMALL, name))
+            if type(value) is not wanted and (type(value), wanted) != (int, float):
+                raise ValueError(f"model setting {name} is {value!r}, no {wanted.__name__}")
         return cls(**values)
 
 

@@ -410,7 +410,7 @@ def initialise(model: GVMGen) -> None:
 
 def residual_outputs(layer: DecoderLayer) -> list[nn.Linear]:
     """The projections whose outputs are added to the residual stream."""
-    outputs = [layer.self_attention.out, layer.down]
+    outputs: list[nn.Linear] = [layer.self_attention.out, layer.down]
     if layer.config.temporal_cross_attention:
         outputs.append(layer.cross_attention.out)
     return outputs
