@@ -38,8 +38,13 @@ def main() -> None:
 @app.command()
 def crawl_manifest(
     sources: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Folders, files or 'patterns/**/*.mp4'.", show_default=str(DEFAULT_SOURCE)),
+        list[str] | None,
+        typer.Argument(
+            help="Folders, files, 'patterns/**/*.mp4', lists (.csv .tsv .jsonl .parquet), s3:// gs:// hf:// "
+            "folders, URLs of files, videos, playlists and channels, and data sets: symmv:LIST "
+            "muvi-sync:LIST aist:LIST tiktok:LIST ossl:",
+            show_default=f"{DEFAULT_SOURCE}, and the lines of data/sources.txt",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The manifest, one row a segment.")] = Path("data/manifest.jsonl"),
     segment_s: Annotated[int, typer.Option(help="Seconds of a segment.")] = 30,
@@ -49,14 +54,27 @@ def crawl_manifest(
     test_share: Annotated[float, typer.Option(help="Share of source videos kept for testing.")] = 0.15,
     seed: Annotated[int, typer.Option(help="Another seed, other videos in the test split.")] = 0,
     append: Annotated[bool, typer.Option("--append", help="Keep the manifest's sources, too.")] = False,
+    published_splits: Annotated[
+        bool, typer.Option("--published-splits", help="Use the splits that lists publish.")
+    ] = False,
+    cookies: Annotated[Path | None, typer.Option(help="Cookies for platforms, Netscape format.")] = None,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="Fetch from private addresses and odd ports, too.")
+    ] = False,
+    max_gb: Annotated[float, typer.Option(help="Fetch no file larger than this.")] = 8.0,
+    max_hours: Annotated[float, typer.Option(help="Fetch no platform's video longer than this.")] = 4.0,
 ) -> None:
     """Find videos and cut them into segments: data/manifest.jsonl.
 
     \b
     gvm-prep crawl-manifest ~/videos
     gvm-prep crawl-manifest 'films/**/*.mkv' concert.mp4 --stride-s 15
+    gvm-prep crawl-manifest symmv:SymMV.csv https://example.org/film.mp4
     """
-    from pipeline.crawl import CrawlConfig, crawl
+    from pipeline.crawl import CrawlConfig
+    from pipeline.download import Access, Limits
+    from pipeline.filtering import decide_again
+    from pipeline.gather import crawl_sources
 
     config = CrawlConfig(
         segment_s=segment_s,
@@ -65,8 +83,65 @@ def crawl_manifest(
         num_shards=num_shards,
         test_share=test_share,
         seed=seed,
+        published_splits=published_splits,
     )
-    print(crawl(sources or _default_sources(), out, config, append).summary(out))
+    limits = Limits(
+        max_bytes=round(max_gb * 2**30), max_duration_s=max_hours * 3600, allow_private=allow_private
+    )
+    access = Access(limits=limits, cookies=cookies)
+    found = crawl_sources(sources or _default_sources(out), out, config, access, append)
+    print(found.summary(out))
+    if (decision := decide_again(out)) is not None:
+        print(decision)
+
+
+@app.command("filter")
+def filter_segments(
+    data: Data = DATA,
+    score: Annotated[
+        str, typer.Option(help="Filters to run: all, none, or some of silence,clipping,loudness,picture,…")
+    ] = "all",
+    keep: Annotated[
+        str | None,
+        typer.Option(help="'music > 0.8 and speech < 0.2 and text < 0.1'", show_default="a person's choice"),
+    ] = None,
+    tagger: Annotated[
+        Path | None, typer.Option(help="Folder of an AudioSet tagger: scores music, singing, talking.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Segments to measure at a time.")] = 2,
+) -> None:
+    """Score segments (speech, text, silence, …) and keep those within thresholds; measured once, decided
+    freely.
+
+    \b
+    gvm-prep filter
+    gvm-prep filter --score none --keep 'speech < 0.1 and text < 0.02 and kind == "MV"'
+    """
+    from pipeline.filtering import FilterConfig, filter_manifest
+    from pipeline.folder import DataFolder
+
+    config = FilterConfig(score=score, keep=keep, tagger=tagger, num_threads=threads)
+    print(filter_manifest(DataFolder(data), config))
+
+
+@app.command()
+def report(
+    data: Data = DATA,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The page; report.json is written beside it.", show_default="DATA/report.html"),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Segments to show with a picture and a waveform.")] = 24,
+) -> None:
+    """A picture of the set: one page of hours, lengths, scores, what was dropped and why, and samples.
+
+    \b
+    gvm-prep report
+    """
+    from pipeline.folder import DataFolder
+    from pipeline.report import write_report
+
+    print(write_report(DataFolder(data), out or data / "report.html", samples))
 
 
 @app.command()
@@ -136,10 +211,49 @@ def encode(
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _default_sources() -> list[Path]:
-    if not DEFAULT_SOURCE.is_dir():
-        raise FileNotFoundError(
-            f"{DEFAULT_SOURCE}: no such folder, and no other source was named. "
-            "Put videos there, or name some: gvm-prep crawl-manifest FOLDER"
-        )
-    return [DEFAULT_SOURCE]
+@app.command()
+def status(data: Data = DATA) -> None:
+    """Say how far the shards are: complete, missing, failed and why, the time that remains.
+
+    \b
+    gvm-prep status
+    """
+    from pipeline.folder import DataFolder
+    from pipeline.status import status as look
+
+    folder = DataFolder(data)
+    print("\n".join(look(folder).lines(folder)))
+
+
+@app.command()
+def verify(
+    data: Data = DATA,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte and compare its checksums.")] = False,
+) -> None:
+    """Prove that the complete shards are sound; names each shard and sample that is not.
+
+    \b
+    gvm-prep verify
+    gvm-prep verify --deep
+    """
+    from pipeline.folder import DataFolder
+    from pipeline.verification import verify as prove
+
+    num_shards, problems = prove(DataFolder(data), deep)
+    for problem in problems:
+        print(problem)
+    print(f"{data}: {num_shards} shards looked at, {len(problems)} problems")
+    if problems:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _default_sources(out: Path) -> list[str]:
+    """data/videos, where it is; else sources.txt beside the manifest has to name some."""
+    if DEFAULT_SOURCE.is_dir():
+        return [str(DEFAULT_SOURCE)]
+    if (out.parent / "sources.txt").is_file():
+        return []
+    raise FileNotFoundError(
+        f"{DEFAULT_SOURCE}: no such folder, and no other source was named. "
+        "Put videos there, or name some: gvm-prep crawl-manifest FOLDER"
+    )

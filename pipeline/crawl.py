@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline.jsonl import append_row, mend_journal, read_journal, read_rows, write_rows
-from pipeline.manifest import Segment, Source, segment_key, shard_of, write_manifest
+from pipeline.manifest import Segment, Source, segment_key, shard_of, split_of, write_manifest
 from pipeline.sources import (
     NO_PICTURE,
     NO_SOUND,
@@ -97,7 +97,7 @@ def crawl(places: Sequence[Path], out: Path, config: CrawlConfig, append: bool =
 
 def crawl_files(
     about: Mapping[Path, dict[str, Any]],
-    left_out: Sequence[LeftOut],
+    left_out: Iterable[LeftOut],
     out: Path,
     config: CrawlConfig,
     append: bool = False,
@@ -175,7 +175,7 @@ def _deal(looks: Collection[Look], config: CrawlConfig, result: Crawl) -> None:
 
 def _groups(looks: Iterable[Look], config: CrawlConfig) -> Groups:
     """What belongs together: a source's segments, and sources of one song, dance or film."""
-    groups = Groups(config.test_share, config.seed)
+    groups = Groups(lambda group: split_of(group, config.test_share, config.seed))
     for look in looks:
         if isinstance(look, Source):
             content = look.source_sha256[:16]

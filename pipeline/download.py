@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -45,6 +45,14 @@ class Limits:
     timeout_s: float = 30.0  # without a byte
     deadline_s: float = 3600.0  # for one file
     allow_private: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """How the web is asked. `cookies` is a file in Netscape's format; it goes to yt-dlp and nowhere else."""
+
+    limits: Limits = field(default_factory=Limits)
+    cookies: Path | None = None
 
 
 class _Connection(http.client.HTTPConnection):

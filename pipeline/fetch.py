@@ -23,10 +23,10 @@ from typing import Any, Literal
 
 from pipeline.addresses import RefusedAddressError
 from pipeline.containers import media_suffix, what_it_is
-from pipeline.download import DeferredError, FailedError, Limits, download, shown
+from pipeline.download import Access, DeferredError, FailedError, Limits, download, shown
 from pipeline.jsonl import append_row, mend_journal, read_journal
 from pipeline.offers import platforms, remote
-from pipeline.offers.candidate import Candidate, Offer, Problem
+from pipeline.offers.candidate import DEFERRED, Candidate, Offer, Problem
 from pipeline.parallel import bounded_map
 from pipeline.rates import SiteRates
 
@@ -46,15 +46,9 @@ class Fetched:
 class Fetcher:
     """Fetches candidates into a folder; what is there already is not asked for again."""
 
-    def __init__(
-        self,
-        folder: Path,
-        limits: Limits | None = None,
-        rates: SiteRates | None = None,
-        cookies: Path | None = None,
-    ) -> None:
-        self._folder, self._limits = folder, limits or Limits()
-        self._rates, self._cookies = rates or SiteRates(), cookies
+    def __init__(self, folder: Path, access: Access | None = None, rates: SiteRates | None = None) -> None:
+        self._folder, self._access = folder, access or Access()
+        self._rates = rates or SiteRates()
         self._ledger = folder / "ledger.jsonl"
         mend_journal(self._ledger)
         self._known = {row["location"]: row for row in read_journal(self._ledger)}
@@ -76,7 +70,7 @@ class Fetcher:
             music, _ = self._local(offer.music)
             return Fetched(offer, self._joined(picture, music), metadata)
         except DeferredError as error:
-            return Problem(location=offer.location, origin=offer.origin, reason=str(error), status="deferred")
+            return Problem(location=offer.location, origin=offer.origin, reason=str(error), status=DEFERRED)
         except (FailedError, RefusedAddressError) as error:
             return Problem(location=offer.location, origin=offer.origin, reason=str(error))
 
@@ -123,11 +117,11 @@ class Fetcher:
     def _receive(self, location: str, part: Path) -> tuple[list[Path], dict[str, Any]]:
         """Fetch by the kind of location, into the folder `part`."""
         if remote.is_remote(location):
-            return [_from_store(location, part / "file", self._limits)], {}
+            return [_from_store(location, part / "file", self._access.limits)], {}
         if platforms.is_file_url(location) or not platforms.is_installed():
-            download(location, part / "file", self._limits)
+            download(location, part / "file", self._access.limits)
             return [part / "file"], {}
-        return platforms.fetch_page(location, part, self._limits, self._cookies)
+        return platforms.fetch_page(location, part, self._access)
 
     def _kept(self, file: Path) -> Path:
         """Move a file to its place by content; the same content is kept once."""

@@ -38,6 +38,20 @@ TORN = "group: its music is in both splits of finished shards"
 LABELS = ("kind", "style", "licence", "source_name")  # of a row's `about`; thresholds may ask for them
 
 
+@dataclass(frozen=True, kw_only=True)
+class FilterConfig:
+    """What to measure, and what to keep."""
+
+    score: str = "all"  # all, none, or names joined by commas
+    keep: str | None = None  # None: what is in force, else DEFAULT_KEEP
+    tagger: Path | None = None
+    num_threads: int = 2
+
+    def __post_init__(self) -> None:
+        if self.num_threads < 1:
+            raise ValueError(f"threads is {self.num_threads}; it must be at least 1")
+
+
 @dataclass
 class Decision:
     """What thresholds kept and dropped."""
@@ -53,6 +67,42 @@ class Decision:
         if self.unscored:
             lines.append(f"  not scored yet{self.unscored:>18} segments. Run: gvm-prep filter")
         return "\n".join(lines)
+
+
+def filter_manifest(data: DataFolder, config: FilterConfig) -> str:
+    """Measure what is not measured yet, decide, write the manifest. Returns a summary for a person.
+
+    Raises FileNotFoundError where there is no manifest, ValueError for an unknown filter or expression.
+    """
+    if not data.manifest.is_file():
+        raise FileNotFoundError(f"{data.manifest}: no manifest there. Run: gvm-prep crawl-manifest FOLDER")
+    keep = config.keep or keep_in_force(data) or DEFAULT_KEEP
+    parse_keep(keep)  # before hours of measuring
+    filters, missing = _chosen_filters(config)
+    measured = score_all(data, filters, config.tagger, config.num_threads)
+    decision = apply_keep(data, keep)
+    return "\n".join([*missing, f"{measured} segments measured", decision.summary(keep)])
+
+
+def _chosen_filters(config: FilterConfig) -> tuple[list[str], list[str]]:
+    """(filters to run, one line for each that was wanted and cannot run)."""
+    from pipeline.filters.score import FILTERS, usable_filters
+
+    wanted = {"all": list(FILTERS), "none": []}.get(config.score, config.score.split(","))
+    unknown = sorted(set(wanted) - set(FILTERS))
+    if unknown:
+        raise ValueError(f"--score: {', '.join(unknown)} is unknown; known: all, none, {', '.join(FILTERS)}")
+    usable, missing = usable_filters(config.tagger)
+    return [name for name in wanted if name in usable], [missing[n] for n in wanted if n in missing]
+
+
+def decide_again(manifest: Path) -> str | None:
+    """The thresholds in force, applied to a manifest that was crawled anew; None where none are."""
+    data = DataFolder(manifest.parent)
+    keep = keep_in_force(data)
+    if keep is None or manifest != data.manifest:
+        return None
+    return apply_keep(data, keep).summary(keep)
 
 
 def score_all(data: DataFolder, filters: Collection[str], tagger: Path | None, num_threads: int) -> int:
@@ -108,30 +158,31 @@ class _Comparison:
     has_scores: set[str]  # names of all scores that some row has
 
 
-def apply_keep(data: DataFolder, keep: str, test_share: float, seed: int) -> Decision:
+def apply_keep(data: DataFolder, keep: str) -> Decision:
     """Write the manifest anew: scores, why a row is dropped, and splits that no duplicate crosses.
 
     Raises ValueError where `keep` is no expression, or asks for what no row has.
     """
     term = parse_keep(keep)
     book = ScoreBook(data.root / SCORES_NAME)
-    comparison = _compare(data, book, Groups(test_share, seed))
+    comparison = _compare(data, book)
     if keep != DEFAULT_KEEP:
         _refuse_unknown(names(term), comparison.has_scores)
     decision = Decision()
     write_rows(data.manifest, _decided(data, book, term, comparison, decision))
-    settings = {"keep": keep, "seed": seed, "test_share": test_share}
-    (data.root / FILTER_NAME).write_text(to_line(settings))
+    (data.root / FILTER_NAME).write_text(to_line({"keep": keep}))
     return decision
 
 
-def settings_in_force(data: DataFolder) -> dict[str, Any] | None:
-    """What `apply_keep` did last; None where nothing is in force."""
+def keep_in_force(data: DataFolder) -> str | None:
+    """The expression that `apply_keep` used last; None where it never ran."""
     path = data.root / FILTER_NAME
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text())["keep"] if path.is_file() else None
 
 
-def _compare(data: DataFolder, book: ScoreBook, groups: Groups) -> _Comparison:
+def _compare(data: DataFolder, book: ScoreBook) -> _Comparison:
+    test_groups: set[str] = set()  # by the crawl; a group that joins another takes its split
+    groups = Groups(lambda group: "test" if group in test_groups else "train")
     keys: list[str] = []
     contents: list[str] = []
     sizes = array("Q")
@@ -142,6 +193,8 @@ def _compare(data: DataFolder, book: ScoreBook, groups: Groups) -> _Comparison:
             scores = book.scores(row["key"])
             has_scores.update(scores)
             groups.join(row_names(row))
+            if row["split"] == "test":
+                test_groups.add(row["group"])
             keys.append(row["key"])
             contents.append(content_name(row))
             sizes.append(row["source_size"])

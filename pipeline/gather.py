@@ -7,18 +7,20 @@ metadata (a whitelist that names no person), excerpts ([start_s, end_s], where a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.crawl import Crawl, CrawlConfig, crawl_files
 from pipeline.fetch import Fetched, Fetcher
 from pipeline.offers.candidate import Offer, Problem
 from pipeline.offers.read import Access, read_offers, read_sources_file
-from pipeline.sources import absolute
+from pipeline.sources import LeftOut, absolute, unseen
 
+SOURCES_NAME = "sources.txt"
 LABELS = ("origin", "source_name", "kind", "style", "licence", "terms", "split")
 
 
@@ -30,11 +32,30 @@ class Gathered:
     problems: list[Problem] = field(default_factory=list)
 
 
-def gather(specs: Sequence[str], sources_file: Path | None, fetcher: Fetcher, access: Access) -> Gathered:
-    """Read every source, fetch what is not on disk. A source that cannot be used is a problem, never the
-    end."""
+def crawl_sources(
+    specs: Sequence[str], out: Path, config: CrawlConfig, access: Access, append: bool
+) -> Crawl:
+    """Gather from sources of every kind, named or in sources.txt beside the manifest, and crawl it all.
+
+    Raises FileNotFoundError where a named local source is not there, ValueError where nothing gives a
+    segment.
+    """
+    sources_file = out.parent / SOURCES_NAME
+    offers = _offers(specs, sources_file if sources_file.is_file() else None, access)
+    gathered = gather(offers, Fetcher(out.parent / "fetched", access))
+    if not gathered.about:
+        raise ValueError(_nothing_found(specs, gathered.problems))
+    return crawl_files(gathered.about, map(left_out_of, gathered.problems), out, config, append)
+
+
+def _nothing_found(specs: Sequence[str], problems: Sequence[Problem]) -> str:
+    first = problems[0].reason if problems else "they are empty"
+    return f"{', '.join(specs) or SOURCES_NAME}: no video there; {len(problems)} problems, the first: {first}"
+
+
+def gather(offers: Iterable[Offer], fetcher: Fetcher) -> Gathered:
+    """Fetch what is not on disk. What cannot be used is a problem, never the end."""
     gathered = Gathered()
-    offers = _offers(specs, sources_file, access)
     with tqdm(desc="gather", unit="video", disable=None) as progress:
         for result in fetcher.fetch_all(offers):
             if isinstance(result, Problem):
@@ -42,7 +63,7 @@ def gather(specs: Sequence[str], sources_file: Path | None, fetcher: Fetcher, ac
             else:
                 _merge(gathered.about, result)
             progress.update()
-    gathered.about = {path: _without_wholes(about) for path, about in gathered.about.items()}
+    gathered.about = {path: _without_wholes(gathered.about[path]) for path in sorted(gathered.about)}
     return gathered
 
 
@@ -74,3 +95,8 @@ def _merge(about: dict[Path, dict[str, Any]], fetched: Fetched) -> None:
 def _without_wholes(about: dict[str, Any]) -> dict[str, Any]:
     """Without excerpts where one row wants the whole video."""
     return {k: v for k, v in about.items() if k != "excerpts" or [0.0, None] not in v}
+
+
+def left_out_of(problem: Problem) -> LeftOut:
+    """The problem as a row beside the manifest."""
+    return LeftOut(source=unseen(problem.location), reason=problem.status, message=problem.reason)

@@ -28,6 +28,7 @@ NO_VIDEO_NAME, UNREADABLE, NO_PICTURE, NO_SOUND = (
     "no picture",
     "no sound",
 )
+NO_VIDEO_MESSAGE = f"a video's name ends in {', '.join(VIDEO_SUFFIXES)}"
 NUM_THREADS = 8  # hashing waits for the disk, probing for both; Python's lock is free in either
 
 
@@ -86,11 +87,7 @@ def look_at_all(paths: Iterable[Path], folder: Path, known: dict[str, Look]) -> 
 def not_a_video(path: Path, folder: Path) -> LeftOut:
     """The row of a file that nobody looks into."""
     source = _source(source_name(path, folder), path.lstat())
-    return LeftOut(
-        source=source,
-        reason=NO_VIDEO_NAME,
-        message=f"a video's name ends in {', '.join(VIDEO_SUFFIXES)}",
-    )
+    return LeftOut(source=source, reason=NO_VIDEO_NAME, message=NO_VIDEO_MESSAGE)
 
 
 def source_name(path: Path, folder: Path) -> str:
@@ -123,6 +120,11 @@ def _look_at(path: Path, name: str, stat: os.stat_result) -> Look:
         )
     both_s = min(info.video_end_s, info.audio_end_s)  # what comes after has picture or sound alone
     return _source(name, stat, sha256_of(path), math.floor(both_s * 1000) / 1000)
+
+
+def unseen(location: str) -> Source:
+    """A source that no crawl has opened."""
+    return Source(source=location, source_size=0, source_mtime_ns=0, source_sha256="", source_duration_s=0.0)
 
 
 def _source(name: str, stat: os.stat_result, sha256: str = "", duration_s: float = 0.0) -> Source:

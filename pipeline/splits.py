@@ -8,17 +8,17 @@ others, form a group, and a group lies in one split.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 
-from pipeline.manifest import Split, split_of
+from pipeline.manifest import Split
 
 
 class Groups:
     """Names joined into groups. A million names take some 150 MB."""
 
-    def __init__(self, test_share: float, seed: int) -> None:
-        self._test_share, self._seed = test_share, seed
+    def __init__(self, default_split: Callable[[str], Split]) -> None:
+        self._default_split = default_split  # of a group that is fixed to none
         self._numbers: dict[str, int] = {}
         self._names: list[str] = []
         self._parents = array("L")
@@ -31,7 +31,7 @@ class Groups:
             self._link(self._root(first), self._root(other))
 
     def fix(self, name: str, split: Split) -> None:
-        """The name's rows belong in this split, whatever the seed says."""
+        """The name's rows belong in this split, whatever the default says."""
         self._number(name)
         self._fixed.setdefault(name, set()).add(split)
 
@@ -44,11 +44,12 @@ class Groups:
         return len(self._fixed_splits.get(group, ())) > 1
 
     def split(self, group: str) -> Split:
-        """The group's split: the one it is fixed to (train where that is both), else by seed and name."""
+        """The group's split: the one it is fixed to (train where that is both), else the default of its
+        name."""
         fixed = self._fixed_splits.get(group, set())
         if fixed:
             return "train" if "train" in fixed else "test"
-        return split_of(group, self._test_share, self._seed)
+        return self._default_split(group)
 
     @cached_property
     def _fixed_splits(self) -> dict[str, set[Split]]:

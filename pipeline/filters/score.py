@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.filters.clipping import clipping
-from pipeline.filters.extras import is_there
+from pipeline.filters.extras import HOW_TO_INSTALL, is_there
 from pipeline.filters.fingerprint import fingerprint
 from pipeline.filters.loudness import loudness
 from pipeline.filters.picture import picture
@@ -56,7 +56,6 @@ class Filter:
     run: Callable[[Excerpt], dict[str, Any]]
     version: int = 1  # a new version measures again
     modules: tuple[str, ...] = ()
-    extra: str = ""  # of gvmgen, that brings the modules
 
 
 FILTERS = {
@@ -65,28 +64,22 @@ FILTERS = {
     "loudness": Filter(lambda e: loudness(e.waveform, SAMPLE_RATE)),
     "picture": Filter(lambda e: picture(e.frames)),
     "fingerprint": Filter(lambda e: fingerprint(e.waveform, SAMPLE_RATE, e.frames)),
-    "speech": Filter(lambda e: speech(e.waveform, SAMPLE_RATE), modules=("silero_vad",), extra="speech"),
-    "text": Filter(lambda e: text(e.frames), modules=("rapidocr", "onnxruntime"), extra="text"),
+    "speech": Filter(lambda e: speech(e.waveform, SAMPLE_RATE), modules=("silero_vad", "onnxruntime")),
+    "text": Filter(lambda e: text(e.frames), modules=("rapidocr", "onnxruntime")),
     "tags": Filter(lambda e: tags(e.waveform, SAMPLE_RATE, e.tagger or Path("--tagger"))),
 }
 
 
-def usable_filters(tagger: Path | None) -> tuple[list[str], list[str]]:
-    """(filters that can run here, one line for each that cannot)."""
-    usable, missing = [], []
+def usable_filters(tagger: Path | None) -> tuple[list[str], dict[str, str]]:
+    """(filters that can run here, why not by name of the others)."""
+    missing = {}
     for name, one in FILTERS.items():
         lacking = [module for module in one.modules if not is_there(module)]
         if lacking:
-            missing.append(
-                f"{name}: not scored; needs {', '.join(lacking)}. Run: pip install 'gvmgen[{one.extra}]'"
-            )
-        elif name == "tags" and tagger is None:
-            missing.append(
-                "tags: music, singing and talking are not scored; name a tagger's folder with --tagger"
-            )
-        else:
-            usable.append(name)
-    return usable, missing
+            missing[name] = f"{name}: not scored; needs {', '.join(lacking)}. {HOW_TO_INSTALL}"
+    if tagger is None:
+        missing["tags"] = "tags: music, singing, talking are not scored; name a model: --tagger FOLDER"
+    return [name for name in FILTERS if name not in missing], missing
 
 
 def score(excerpt: Excerpt, filters: Collection[str]) -> dict[str, Any]:

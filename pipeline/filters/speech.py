@@ -23,7 +23,8 @@ _models = threading.local()  # the model keeps a state, so every thread has its 
 def speech(waveform: np.ndarray, sample_rate: int) -> dict[str, float | list[float]]:
     """{"speech": share of time with a voice, "speech_over_time": mean probability of each second}.
 
-    waveform: float32 [N] at a multiple of 16 kHz. Raises MissingExtraError where silero-vad is not installed.
+    waveform: float32 [N] at a multiple of 16 kHz. Raises MissingExtraError where silero-vad or onnxruntime
+    is not installed.
     """
     probabilities = _probabilities(_at_16k(waveform, sample_rate))
     if not probabilities.size:
@@ -40,7 +41,8 @@ def _probabilities(waveform: np.ndarray) -> np.ndarray:
     import torch
 
     if not hasattr(_models, "silero"):
-        _models.silero = needed("silero_vad", "speech").load_silero_vad()
+        needed("onnxruntime")
+        _models.silero = needed("silero_vad").load_silero_vad(onnx=True)
     usable = len(waveform) // WINDOW * WINDOW
     if not usable:
         return np.zeros(0, np.float32)

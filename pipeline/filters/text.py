@@ -59,11 +59,11 @@ def _area(box: np.ndarray) -> float:
 
 def _engine() -> Any:
     if not hasattr(_engines, "rapidocr"):
-        needed("onnxruntime", "text")
+        needed("onnxruntime")
         settings = {
             "Global.log_level": "error",
             "Det.limit_side_len": 480,
             "EngineConfig.onnxruntime.intra_op_num_threads": 1,  # segments run beside each other instead
         }
-        _engines.rapidocr = needed("rapidocr", "text").RapidOCR(params=settings)
+        _engines.rapidocr = needed("rapidocr").RapidOCR(params=settings)
     return _engines.rapidocr

@@ -36,14 +36,18 @@ class Candidate:
     music: str | None = None  # a path or URL where the music is a file of its own
 
 
+FAILED = "failed"  # trying again will not help
+DEFERRED = "deferred"  # a later crawl tries again
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What a source offered and cannot be used. `deferred` may work later, `failed` will not."""
+    """What a source offered and cannot be used."""
 
     location: str
     origin: str
     reason: str
-    status: Literal["failed", "deferred"] = "failed"
+    status: str = FAILED
 
 
 Offer = Candidate | Problem

@@ -10,12 +10,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.addresses import check_url
-from pipeline.download import DeferredError, FailedError, Limits, shown
-from pipeline.offers.candidate import Candidate, Offer, Problem
+from pipeline.download import Access, DeferredError, FailedError, shown
+from pipeline.offers.candidate import DEFERRED, FAILED, Candidate, Offer, Problem
 from pipeline.sources import VIDEO_SUFFIXES
 
 MUSIC_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus")
@@ -32,16 +32,17 @@ def is_installed() -> bool:
     return importlib.util.find_spec("yt_dlp") is not None
 
 
-def read_url(url: str, limits: Limits, cookies: Path | None) -> Iterator[Offer]:
+def read_url(url: str, access: Access) -> Iterator[Offer]:
     """The file behind a URL, or every video of a platform's page, playlist or channel."""
-    check_url(url, limits.allow_private)
+    check_url(url, access.limits.allow_private)
     if is_file_url(url) or not is_installed():
         yield Candidate(location=url, origin=url, source_name=urlsplit(url).hostname or url)
         return
     try:
-        rows = ask_child({"action": "list", "url": url}, limits, cookies, LISTING_S)
+        rows = ask_child({"action": "list", "url": url}, access, LISTING_S)
     except (DeferredError, FailedError) as error:
-        yield Problem(location=url, origin=url, reason=str(error), status=_status(error))
+        status = DEFERRED if isinstance(error, DeferredError) else FAILED
+        yield Problem(location=url, origin=url, reason=str(error), status=status)
         return
     for row in rows:
         if row.get("url"):
@@ -51,40 +52,31 @@ def read_url(url: str, limits: Limits, cookies: Path | None) -> Iterator[Offer]:
             )
 
 
-def _status(error: Exception) -> Literal["deferred", "failed"]:
-    return "deferred" if isinstance(error, DeferredError) else "failed"
-
-
-def fetch_page(
-    url: str, folder: Path, limits: Limits, cookies: Path | None
-) -> tuple[list[Path], dict[str, Any]]:
+def fetch_page(url: str, folder: Path, access: Access) -> tuple[list[Path], dict[str, Any]]:
     """Fetch a platform's video into `folder`: (its files: whole, or picture and sound, its metadata).
 
     Raises DeferredError where the platform wants us to wait, FailedError where there is no such video.
     """
     if not is_installed():
         raise FailedError(f"{shown(url)}: a platform's page; needs yt-dlp. Run: {HOW_TO_INSTALL}")
-    rows = ask_child(
-        {"action": "fetch", "url": url, "folder": str(folder)}, limits, cookies, limits.deadline_s
-    )
+    rows = ask_child({"action": "fetch", "url": url, "folder": str(folder)}, access, access.limits.deadline_s)
     files = [Path(name) for row in rows for name in row.get("files", ())]
     if not files:
         raise FailedError(f"{shown(url)}: no video there that fits the limits (length, size, not live)")
     return files, rows[-1]["metadata"]
 
 
-def ask_child(
-    request: Mapping[str, Any], limits: Limits, cookies: Path | None, timeout_s: float
-) -> list[dict[str, Any]]:
+def ask_child(request: Mapping[str, Any], access: Access, timeout_s: float) -> list[dict[str, Any]]:
     """Run yt-dlp in a process of its own, which may only connect where `addresses` allows. Returns its
     rows."""
     with tempfile.TemporaryDirectory(prefix="gvm-prep-") as scratch:
+        limits = access.limits
         limit_row = {
             "allow_private": limits.allow_private,
             "max_bytes": limits.max_bytes,
             "max_duration_s": limits.max_duration_s,
             "timeout_s": limits.timeout_s,
-            "cookies": _own_copy(cookies, Path(scratch)),
+            "cookies": _own_copy(access.cookies, Path(scratch)),
         }
         command = [sys.executable, "-m", "pipeline.offers.platform_child"]
         try:

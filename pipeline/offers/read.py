@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-from pipeline.download import Limits
+from pipeline.download import Access
 from pipeline.offers import datasets, lists, local, platforms, remote
 from pipeline.offers.candidate import Candidate, Offer, Problem
 
@@ -20,22 +20,19 @@ DATA_SETS: dict[str, Callable[[str], Iterator[Offer]]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Access:
-    """How pages of platforms are asked what they hold."""
-
-    limits: Limits = field(default_factory=Limits)
-    cookies: Path | None = None
-
-
 LABELS = ("kind", "style", "licence", "terms")
 
 
 def read_offers(specs: Iterable[str], access: Access) -> Iterator[Offer]:
-    """Every offer of every source; a source that cannot be read is one Problem, and the others go on."""
+    """Every offer of every source; a source that cannot be read is one Problem, and the others go on.
+
+    Raises FileNotFoundError for a local source that is not there: a slip of the pen stops a command at once.
+    """
     for spec in specs:
         try:
             yield from reader_of(spec, access)(spec)
+        except FileNotFoundError:
+            raise
         except (ValueError, OSError) as error:
             yield Problem(location=spec, origin=spec, reason=str(error))
 
@@ -47,7 +44,7 @@ def reader_of(spec: str, access: Access) -> Callable[[str], Iterator[Offer]]:
         read = DATA_SETS[scheme.lower()]
         return lambda _: read(rest)
     if scheme.lower() in ("http", "https"):
-        return lambda url: platforms.read_url(url, access.limits, access.cookies)
+        return lambda url: platforms.read_url(url, access)
     if remote.is_remote(spec):
         return remote.read_remote
     if "://" in spec:
@@ -72,8 +69,10 @@ def read_sources_file(path: Path, access: Access) -> Iterator[Offer]:
         except ValueError as error:
             yield Problem(location=line.strip(), origin=origin, reason=f"{origin}: {error}")
             continue
-        for offer in read_offers([spec], access):
-            yield _labelled(offer, labels)
+        try:
+            yield from (_labelled(offer, labels) for offer in read_offers([spec], access))
+        except FileNotFoundError as error:
+            yield Problem(location=spec, origin=origin, reason=f"{origin}: {error}")
 
 
 def _parse(line: str, folder: Path) -> tuple[str, dict[str, str]]:

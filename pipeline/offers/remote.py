@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from pipeline.offers.candidate import Candidate, Offer, Problem
+from pipeline.offers.candidate import DEFERRED, FAILED, Candidate, Offer, Problem
 from pipeline.sources import VIDEO_SUFFIXES
 
 STORES = ("s3", "gs", "gcs", "az", "abfs", "hf", "memory")  # never file: or ftp:, never a chain of protocols
@@ -38,7 +38,7 @@ def read_remote(spec: str) -> Iterator[Offer]:
             location=spec,
             origin="the command line",
             reason=f"{spec}: cannot be listed: {error}",
-            status="deferred" if isinstance(error, OSError) else "failed",
+            status=DEFERRED if isinstance(error, OSError) else FAILED,
         )
         return
     videos = [path for path in paths if PurePosixPath(path).suffix.lower() in VIDEO_SUFFIXES]
