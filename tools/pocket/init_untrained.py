@@ -17,7 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import EncodecConfig, EncodecModel
 
-from gvmgen.encoders.presets import POCKET_DIR
+from gvmgen.checkpoint import ModelInfo, save_model
+from gvmgen.config import model_config
+from gvmgen.encoders.audio import AudioCodec
+from gvmgen.encoders.fingerprint import encoder_fingerprint
+from gvmgen.encoders.presets import POCKET_DIR, EncoderConfig
+from gvmgen.encoders.video import VideoEncoder
+from gvmgen.model import GVMGen
 from shards.spec import CODE_RATE, CODEBOOK_SIZE, NUM_CODEBOOKS, SAMPLE_RATE
 
 # A ViT at 336/14, so 577 tokens like the full-size encoder; the text tower is as small as open_clip allows.
@@ -101,6 +107,15 @@ def write_codec(folder: Path) -> None:
     codec.half().save_pretrained(folder)
 
 
+def write_model(folder: Path, clip: Path, codec: Path) -> None:
+    """A model folder that says it is untrained and reads the encoders beside it."""
+    encoders = EncoderConfig(clip_model=f"local-dir:{clip}", clip_weights=None, codec=str(codec))
+    fingerprint = encoder_fingerprint(VideoEncoder.load(encoders), AudioCodec.load(encoders))
+    torch.manual_seed(0)
+    info = ModelInfo(preset="pocket", encoder_fingerprint=fingerprint, licence="Apache-2.0")
+    save_model(folder, GVMGen(model_config("pocket")).half(), info)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -109,7 +124,8 @@ def main() -> None:
     folder = parser.parse_args().folder
     write_clip(folder / "clip")
     write_codec(folder / "codec")
-    print(f"wrote untrained {folder / 'clip'} and {folder / 'codec'}")
+    write_model(folder / "model", folder / "clip", folder / "codec")
+    print(f"wrote untrained {folder / 'clip'}, {folder / 'codec'} and {folder / 'model'}")
 
 
 if __name__ == "__main__":
