@@ -1,5 +1,8 @@
 """The frozen models and ffmpeg: used by `gvm-prep encode` and by `gvm-gen`, so both see the same numbers.
 
-The package itself loads nothing heavy: `media` and `presets` are free of torch; import `video`, `audio`
-and `fingerprint` where they are used.
+The package itself loads no torch: `presets` and `media` need none; import `video` and `audio` where used.
 """
+
+from gvmgen.encoders.fingerprint import encoder_fingerprint
+
+__all__ = ["encoder_fingerprint"]

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 from transformers import EncodecConfig, EncodecModel
+from transformers.utils import logging as transformers_logging
 
 from gvmgen.encoders.audiocraft_codec import AUDIOCRAFT_FILE, load_audiocraft
 from gvmgen.encoders.fingerprint import weights_sha256
+from gvmgen.encoders.hub import hub_or_cache
 from gvmgen.encoders.presets import EncoderConfig, MissingWeightsError
 from shards.spec import CODE_RATE, CODEBOOK_SIZE, NUM_CODEBOOKS, SAMPLE_RATE
 
@@ -26,8 +28,8 @@ class AudioCodec:
         _check(codec.config)
         self._weights_sha256 = weights_sha256(codec.state_dict().items())
         self._device = torch.device(device)
-        self._codec: Any = _fold_weight_norm(codec.float().eval().requires_grad_(False))
-        self._codec.to(self._device)
+        frozen: Any = codec.eval().requires_grad_(False)
+        self._codec = _fold_weight_norm(frozen.to(self._device, torch.float32))
 
     @classmethod
     def load(cls, config: EncoderConfig, device: str | torch.device = "cpu") -> Self:
@@ -82,8 +84,10 @@ def _load_codec(name: str) -> EncodecModel:
         return load_audiocraft(path)
     if (path / AUDIOCRAFT_FILE).is_file():
         return load_audiocraft(path / AUDIOCRAFT_FILE)
+    transformers_logging.disable_progress_bar()
     try:
-        return EncodecModel.from_pretrained(path if path.is_dir() else name, dtype=torch.float32)
+        with hub_or_cache():
+            return EncodecModel.from_pretrained(path if path.is_dir() else name, dtype=torch.float32)
     except OSError as error:
         raise MissingWeightsError(
             f"the weights of the music codec {name} are neither on disk nor reachable; "
@@ -91,7 +95,7 @@ def _load_codec(name: str) -> EncodecModel:
         ) from error
 
 
-def _fold_weight_norm(codec: EncodecModel) -> EncodecModel:
+def _fold_weight_norm(codec: Any) -> Any:
     """Compute each normalised weight once instead of at every call."""
     for module in codec.modules():
         if parametrize.is_parametrized(module, "weight"):

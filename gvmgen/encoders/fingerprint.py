@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gvmgen.encoders.audio import AudioCodec
     from gvmgen.encoders.video import VideoEncoder
 

@@ -46,6 +46,8 @@ __all__ = [
 _RUN_UP_S = 10
 # Resampling starts on a whole second this much before: the same phase and history, seek or not.
 _RESAMPLER_RUN_UP_S = 1
+# PPM carries its own size; rgb24, as ten bits would come as two bytes.
+_PICTURES = {"map": "0:V:0", "f": "image2pipe", "c:v": "ppm", "pix_fmt": "rgb24"}
 _MUX_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 
 
@@ -64,22 +66,19 @@ def read_frames(
     path = Path(path)
     info = probe(path)
     wanted = num_frames(info.duration_s - start_s if duration_s is None else duration_s)
-    first_s = max(
-        0.0, min(start_s, info.video_end_s - 0.001)
-    )  # a start after the picture's end shows its last
     given = 0
-    frame: np.ndarray | None = None
-    with FfmpegOutput(_frame_arguments(path, first_s, wanted), path, deadline_s) as output:
-        while given < wanted and (fresh := _read_ppm(output)) is not None:
-            frame = fresh
+    with FfmpegOutput(_frame_arguments(path, start_s, wanted), path, deadline_s) as output:
+        for frame in _pictures(output):
             yield frame
             given += 1
         complaints = output.complaints() if given < wanted else ""
-    end_s = first_s + given
-    if frame is None or end_s < min(info.video_end_s, start_s + wanted) - 1:
+    end_s = start_s + given
+    if end_s < min(info.video_end_s, start_s + wanted) - 1:
         raise _cut_short(path, "picture", end_s, info.video_end_s, complaints)
-    for _ in range(given, wanted):
-        yield frame
+    if given < wanted:
+        last = _last_frame(path, max(0.0, min(end_s, info.video_end_s) - 1), deadline_s)
+        for _ in range(given, wanted):
+            yield last
 
 
 def frame_times(path: Path | str, start_s: float = 0.0, duration_s: float | None = None) -> list[float]:
@@ -87,21 +86,27 @@ def frame_times(path: Path | str, start_s: float = 0.0, duration_s: float | None
     path = Path(path)
     info = probe(path)
     wanted = num_frames(info.duration_s - start_s if duration_s is None else duration_s)
+    times = _timestamps(path, start_s, start_s + wanted)
+    chosen = []
+    for index in range(wanted):
+        on_show = [time for time in times if time <= start_s + index / FRAME_RATE]
+        chosen.append(float(on_show[-1] if on_show else times[0]))
+    return chosen
+
+
+def _timestamps(path: Path, start_s: float, end_s: float) -> list[Fraction]:
+    """Seconds of all frames from some seconds before start_s to end_s, in order; nothing is decoded."""
+    times = []
     with open_media(path) as container:
-        video = picture_stream(container)
         zero = Fraction(container.start_time or 0, av.time_base)
         if start_s > _RUN_UP_S:
             container.seek(int((start_s - _RUN_UP_S + zero) * av.time_base))
-        times = sorted(
-            packet.pts * packet.time_base - zero
-            for packet in container.demux(video)
-            if packet.pts is not None and not packet.is_discard
-        )
-    chosen = []
-    for index in range(wanted):
-        on_show = [t for t in times if t <= start_s + index / FRAME_RATE]
-        chosen.append(float(on_show[-1] if on_show else times[0]))
-    return chosen
+        for packet in container.demux(picture_stream(container)):
+            if packet.dts is not None and packet.dts * packet.time_base - zero > end_s:
+                break  # a frame is never shown before its packet is due
+            if packet.pts is not None and not packet.is_discard:
+                times.append(packet.pts * packet.time_base - zero)
+    return sorted(times)
 
 
 def read_waveform(
@@ -122,7 +127,9 @@ def read_waveform(
         raise MediaError(f"{path}: has no sound; its music is needed here")
     wanted = round((info.duration_s - start_s if duration_s is None else duration_s) * sample_rate)
     waveform = np.zeros(max(wanted, 0), np.float32)
-    with FfmpegOutput(_waveform_arguments(path, start_s, sample_rate), path, deadline_s) as output:
+    with FfmpegOutput(
+        _waveform_arguments(path, start_s, sample_rate, info.channels), path, deadline_s
+    ) as output:
         size = output.read_into(waveform.data.cast("B"))
         complaints = output.complaints() if size < waveform.nbytes else ""
     end_s = start_s + size / waveform.itemsize / sample_rate
@@ -184,33 +191,40 @@ def _seek(start_s: float) -> tuple[float, dict[str, Any]]:
 
 
 def _frame_arguments(path: Path, start_s: float, wanted: int) -> list[str]:
-    """ffmpeg's arguments for `wanted` frames as PPM pictures, which carry their own size."""
+    """ffmpeg's arguments for `wanted` frames, one a second."""
     offset_s, options = _seek(start_s)
     frames = (
         f"setpts=PTS-{offset_s:.6f}/TB,"
         f"fps={FRAME_RATE}:round=up:start_time=0"  # up: a frame counts from the next whole second on
     )
     return _arguments(
-        ffmpeg.input(local_file(path), **options),
-        "pipe:",
-        {
-            "map": "0:V:0",
-            "vf": frames,
-            "frames:v": wanted,
-            "f": "image2pipe",
-            "c:v": "ppm",
-            "fps_mode": "passthrough",
-        },
+        ffmpeg.input(local_file(path), **options), "pipe:", {**_PICTURES, "vf": frames, "frames:v": wanted}
     )
 
 
-def _waveform_arguments(path: Path, start_s: float, sample_rate: int) -> list[str]:
+def _last_frame(path: Path, before_s: float, deadline_s: float) -> np.ndarray:
+    """The picture's last frame; `before_s` lies before it."""
+    options = {"protocol_whitelist": PROTOCOLS, "noaccurate_seek": None, "ss": f"{before_s:.6f}"}
+    arguments = _arguments(ffmpeg.input(local_file(path), **options), "pipe:", _PICTURES)
+    frame = None
+    with FfmpegOutput(arguments, path, deadline_s) as output:
+        for frame in _pictures(output):
+            pass
+        complaints = output.complaints()
+    if frame is None:
+        raise MediaError(f"{path}: its picture's end cannot be decoded: {complaints}")
+    return frame
+
+
+def _waveform_arguments(path: Path, start_s: float, sample_rate: int, channels: int) -> list[str]:
     """ffmpeg's arguments for mono float32 samples from start_s on."""
     offset_s, options = _seek(start_s)
+    mean = "+".join(f"{1 / channels}*c{channel}" for channel in range(channels))
     sound = (
         f"asetpts=PTS-{offset_s - _RESAMPLER_RUN_UP_S:.6f}/TB,atrim=start=0,"
+        f"pan=mono|c0={mean},"  # the mean of all channels, as audiocraft has it
         f"aresample={sample_rate}:async=1:first_pts=0,"  # silence before a late start, and in gaps
-        f"aformat=sample_fmts=flt:channel_layouts=mono,atrim=start_sample={_RESAMPLER_RUN_UP_S * sample_rate}"
+        f"aformat=sample_fmts=flt,atrim=start_sample={_RESAMPLER_RUN_UP_S * sample_rate}"
     )
     return _arguments(
         ffmpeg.input(local_file(path), **options), "pipe:", {"map": "0:a:0", "af": sound, "f": "f32le"}
@@ -235,14 +249,14 @@ def _arguments(inputs: Any, out: str, options: dict[str, Any]) -> list[str]:
     return [*quiet, *ffmpeg.output(*streams, out, **options).get_args()]
 
 
-def _read_ppm(output: FfmpegOutput) -> np.ndarray | None:
-    """The next picture, uint8 [H, W, 3]; None at the end."""
-    if output.read_line() != b"P6\n":
-        return None
-    width, height = (int(number) for number in output.read_line().split())
-    output.read_line()  # the largest value, 255
-    frame = np.empty((height, width, 3), np.uint8)
-    return frame if output.read_into(frame.data.cast("B")) == frame.nbytes else None
+def _pictures(output: FfmpegOutput) -> Iterator[np.ndarray]:
+    """The PPM pictures of a stream, uint8 [H, W, 3]."""
+    while output.read_line():  # "P6"
+        width, height = (int(number) for number in output.read_line().split())
+        output.read_line()  # the largest value, 255
+        frame = np.empty((height, width, 3), np.uint8)
+        if output.read_into(frame.data.cast("B")) == frame.nbytes:
+            yield frame
 
 
 def _cut_short(path: Path, what: str, found_s: float, wanted_s: float, complaints: str) -> MediaError:

@@ -25,6 +25,7 @@ class MediaInfo:
     rotation: int = 0  # degrees
     video_start_s: float = 0.0
     video_end_s: float = 0.0
+    channels: int = 0  # of the sound
     audio_start_s: float = 0.0
     audio_end_s: float = 0.0
 
@@ -45,6 +46,7 @@ def probe(path: Path | str, needs_picture: bool = True) -> MediaInfo:
         spans = _stream_spans(container, [s for s in (video, audio) if s is not None])
         info: dict[str, Any] = {"duration_s": max(end for _, end in spans.values())}
         if audio is not None:
+            info["channels"] = audio.channels
             info["audio_start_s"], info["audio_end_s"] = spans[audio.index]
         if video is not None:
             info["video_start_s"], info["video_end_s"] = spans[video.index]

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from gvmgen.encoders.fingerprint import weights_sha256
+from gvmgen.encoders.hub import hub_or_cache
 from gvmgen.encoders.presets import EncoderConfig, MissingWeightsError
 from shards.spec import NUM_PATCHES
 
@@ -120,8 +121,7 @@ def _load_tower(config: EncoderConfig) -> VisionTransformer:
             "would be wrong; use ViT-L-14-336-quickgelu"
         )
     weights = _find_weights(config)
-    with torch.device("meta"):  # no memory and no random numbers for what is loaded next
-        tower = open_clip.create_model(config.clip_model, load_weights=False, device="meta").visual
+    tower = _empty_tower(config.clip_model)
     prefix = "visual."
     found = load_state_dict(str(weights))
     tensors = {n.removeprefix(prefix): t.float() for n, t in found.items() if n.startswith(prefix)}
@@ -132,14 +132,23 @@ def _load_tower(config: EncoderConfig) -> VisionTransformer:
     return tower
 
 
+def _empty_tower(name: str) -> VisionTransformer:
+    """The architecture without memory: no random numbers for what is loaded next."""
+    architecture = open_clip.get_model_config(name)
+    if architecture is None:
+        raise ValueError(f"open_clip knows no {name!r}; it knows {', '.join(open_clip.list_models())}")
+    architecture.pop("custom_text", None)
+    with torch.device("meta"):
+        tower = open_clip.CLIP(**architecture).visual
+    if not isinstance(tower, VisionTransformer):
+        raise ValueError(f"{name}: is no plain vision transformer")
+    return tower
+
+
 def _find_weights(config: EncoderConfig) -> Path:
     """The weights' file, fetched if need be."""
     if config.clip_model.startswith(_LOCAL_DIR):
-        folder = Path(config.clip_model.removeprefix(_LOCAL_DIR))
-        for name in _FOLDER_WEIGHTS:
-            if (folder / name).is_file():
-                return folder / name
-        raise MissingWeightsError(f"{folder}: no {_FOLDER_WEIGHTS[0]} here")
+        return _folder_weights(Path(config.clip_model.removeprefix(_LOCAL_DIR)))
     if config.clip_weights is None:
         raise MissingWeightsError(f"{config.clip_model}: name its weights, a tag of open_clip's or a file")
     known = open_clip.get_pretrained_cfg(config.clip_model, config.clip_weights)
@@ -149,9 +158,17 @@ def _find_weights(config: EncoderConfig) -> Path:
             raise MissingWeightsError(f"{path}: no such weights for {config.clip_model}")
         return path
     try:
-        return Path(open_clip.download_pretrained(known))
+        with hub_or_cache():
+            return Path(open_clip.download_pretrained(known))
     except Exception as error:
         raise MissingWeightsError(
             f"the weights {config.clip_weights!r} of {config.clip_model} are neither on disk nor reachable "
             f"({type(error).__name__}); go online once, name a local file, or use --preset pocket"
         ) from error
+
+
+def _folder_weights(folder: Path) -> Path:
+    for name in _FOLDER_WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise MissingWeightsError(f"{folder}: no {_FOLDER_WEIGHTS[0]} here")

@@ -1,0 +1,17 @@
+"""What the tests of several rooms share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder beside the checkout with real videos and the official implementation's numbers."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared, the folder with real videos and parity data")
+    return SHARED
