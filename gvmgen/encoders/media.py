@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import wave
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -206,14 +207,12 @@ def _last_frame(path: Path, before_s: float, deadline_s: float) -> np.ndarray:
     """The picture's last frame; `before_s` lies before it."""
     options = {"protocol_whitelist": PROTOCOLS, "noaccurate_seek": None, "ss": f"{before_s:.6f}"}
     arguments = _arguments(ffmpeg.input(local_file(path), **options), "pipe:", _PICTURES)
-    frame = None
     with FfmpegOutput(arguments, path, deadline_s) as output:
-        for frame in _pictures(output):
-            pass
+        last = deque(_pictures(output), maxlen=1)
         complaints = output.complaints()
-    if frame is None:
+    if not last:
         raise MediaError(f"{path}: its picture's end cannot be decoded: {complaints}")
-    return frame
+    return last[0]
 
 
 def _waveform_arguments(path: Path, start_s: float, sample_rate: int, channels: int) -> list[str]:

@@ -294,11 +294,10 @@ def test_what_is_no_video_is_refused_with_its_name_and_reason(
 def test_a_file_cut_short_gives_its_frames_and_then_an_error(tmp_path: Path, extension: str) -> None:
     times = made.constant_times(DURATION_S, Fraction(10))
     whole = made.make_numbered(tmp_path / f"a{extension}", times, faststart=extension == ".mp4")
-    path = made.cut_bytes(whole, tmp_path / f"b{extension}", 0.5)
+    path = made.cut_bytes(whole, tmp_path / f"b{extension}", 0.6)
     with pytest.raises(MediaError, match=r"ends after \d+ s, its header says 24.0 s"):
         list(read_frames(path))
-    half = [10 * second for second in range(8)]
-    assert [made.read_number(frame) for frame in read_frames(path, 0.0, 8.0)] == half
+    assert [made.read_number(frame) for frame in read_frames(path, 0.0, 3.0)] == [0, 10, 20]
 
 
 def test_a_silent_video_is_refused_where_music_is_needed(tmp_path: Path) -> None:
