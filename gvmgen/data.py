@@ -14,7 +14,7 @@ import hashlib
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -169,7 +169,7 @@ class SegmentLoader:
                 )
         self._position = state["epoch"] * self.plan.num_samples + state["samples_consumed"]
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         start, size = self._position, self.plan.batch_size
         pieces = (
             piece
@@ -186,7 +186,7 @@ class SegmentLoader:
         size = self.plan.batch_size // self.world_size // self.pieces
         yield from self._read_ahead(mine[i : i + size] for i in range(0, len(mine), size))
 
-    def _read_ahead(self, pieces: Iterator[Sequence[Draw]]) -> Iterator[Batch]:
+    def _read_ahead(self, pieces: Iterator[Sequence[Draw]]) -> Generator[Batch, None, None]:
         readers = ThreadPoolExecutor(self.num_threads, "read-rows")
         assembler = ThreadPoolExecutor(1, "assemble-batch")
         waiting: deque[tuple[_Buffer, Future[Batch]]] = deque()

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -84,7 +84,7 @@ class ShardSet:
         """What made the data: the same for every shard."""
         return self.records[0][1].fingerprint
 
-    @property
+    @cached_property
     def plan_hash(self) -> str:
         """Changes with shards, plans or samples: equal hashes mean the same samples in the same order."""
         contents = [[record.shard, record.plan_hash] for _, record in self.records]
@@ -214,8 +214,8 @@ def _opened(ref: SampleRef) -> Iterator[int]:
     """A descriptor of the sample's tar, which must still be the one its record describes."""
     try:
         descriptor = os.open(ref.tar, os.O_RDONLY)
-    except FileNotFoundError as error:
-        raise ref.error("its tar is gone") from error
+    except OSError as error:
+        raise ref.error(f"its tar cannot be opened ({error.strerror})") from error
     try:
         size = os.fstat(descriptor).st_size
         if size != ref.tar_bytes:
@@ -227,7 +227,10 @@ def _opened(ref: SampleRef) -> Iterator[int]:
 
 def _fill(ref: SampleRef, descriptor: int, out: memoryview, offset: int) -> None:
     while out:
-        count = os.preadv(descriptor, [out], offset)
+        try:
+            count = os.preadv(descriptor, [out], offset)
+        except OSError as error:
+            raise ref.error(f"its tar cannot be read at byte {offset} ({error.strerror})") from error
         if count == 0:
             raise ref.error(f"its tar ends at byte {offset}")
         out, offset = out[count:], offset + count

@@ -184,7 +184,7 @@ def _only_writer(directory: Path, shard: int) -> Iterator[None]:
         try:
             yield
         finally:
-            lock.unlink()
+            lock.unlink(missing_ok=True)
 
 
 @contextmanager

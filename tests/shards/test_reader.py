@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import http.server
 import io
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -197,6 +199,22 @@ def assert_only_whole_samples_until_an_error(data: Path, size: int) -> None:
         received.extend(stream(data))
     for found, wanted in zip(received, SAMPLES, strict=False):
         assert_equal(found, wanted)
+
+
+def test_a_tar_that_goes_away_or_cannot_be_read_names_the_sample(data, monkeypatch):
+    shards = ShardSet.open(data)
+    monkeypatch.setattr("os.preadv", failing_disk)
+    with pytest.raises(
+        ShardError, match=r"000000.tar: sample a: its tar cannot be read at byte 2048 \(Input/output"
+    ):
+        shards.read(0)
+    (data / "000000.tar").unlink()
+    with pytest.raises(ShardError, match=r"000000.tar: sample a: its tar cannot be opened \(No such file"):
+        shards.check(0)
+
+
+def failing_disk(*_: object) -> int:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_a_flipped_bit_is_found_in_any_field_of_any_sample(data):
