@@ -1,0 +1,108 @@
+"""How far a data set is. No torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.folder import DataFolder, plan_summary, planned_frames
+from pipeline.jsonl import read_journal
+from pipeline.plan import Plan, ShardPlan, read_plan
+from pipeline.selection import differences
+from shards.record import ShardRecord
+from shards.spec import failures_path, record_path, tar_path
+
+SPEED_SHARDS = 20  # the latest ones tell the speed
+
+
+@dataclass
+class Status:
+    """A data folder, shard by shard."""
+
+    complete: list[ShardPlan] = field(default_factory=list)
+    missing: list[ShardPlan] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)  # complete, but not as planned: a sentence each
+    failures: list[dict[str, Any]] = field(default_factory=list)  # rows of the failures files
+    num_bytes: int = 0  # of the complete shards
+    num_unplanned: int = 0  # segments that the manifest has gained since the plan
+    frames_per_s: float | None = None  # None: nothing to tell it from
+
+    def lines(self, data: DataFolder) -> list[str]:
+        """The status for a person."""
+        num_planned = len(self.complete) + len(self.missing)
+        lines = [f"{data.root}: {len(self.complete)} of {num_planned} planned shards are complete"]
+        lines.append(f"  complete    {plan_summary(self.complete)}, {self.num_bytes / 1e9:.2f} GB")
+        lines.append(f"  missing     {plan_summary(self.missing)}")
+        if self.num_unplanned:
+            lines.append(f"  unplanned   {self.num_unplanned} segments; the next encode adds shards for them")
+        if self.missing and self.frames_per_s:
+            hours = planned_frames(self.missing) / self.frames_per_s / 3600
+            lines.append(f"  remaining   {hours:.1f} h at {self.frames_per_s:.1f} frames a second")
+        lines += [f"  stale       {sentence}" for sentence in self.stale]
+        return lines + self._failure_lines()
+
+    def _failure_lines(self) -> list[str]:
+        """Failed segments by kind, and the commonest reasons."""
+        if not self.failures:
+            return ["  failed      0 segments"]
+        kinds = Counter(row["kind"] for row in self.failures)
+        told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        lines = [
+            f"  failed      {len(self.failures)} segments ({told}); to try them again: encode --retry all"
+        ]
+        reasons = Counter((row["stage"], _shortened(row["message"])) for row in self.failures)
+        return lines + [f"    {count} x {stage}: {text}" for (stage, text), count in reasons.most_common(5)]
+
+
+def status(data: DataFolder) -> Status:
+    """Look at every planned shard. Raises FileNotFoundError where nothing is planned yet."""
+    plan = read_plan(data.plan)
+    if not plan:
+        raise FileNotFoundError(f"{data.plan}: nothing is planned yet. Run: gvm-prep encode --shards 0-99")
+    found = Status(num_unplanned=_num_unplanned(data, plan))
+    records = []
+    for shard in plan.values():
+        record = data.record(shard.shard)
+        if record is None:
+            found.missing.append(shard)
+            continue
+        records.append(record)
+        found.complete.append(shard)
+        found.num_bytes += record.tar_bytes
+        found.stale += _stale(record, shard, records[0], data)
+        if record.left_out:
+            found.failures += read_journal(failures_path(data.shards, shard.shard))
+    found.frames_per_s = frames_per_s(records, data)
+    return found
+
+
+def frames_per_s(records: Sequence[ShardRecord], data: DataFolder) -> float | None:
+    """Frames a second over the latest shards, from the times of their records."""
+    times = [(record_path(data.shards, r.shard).stat().st_mtime, r) for r in records]
+    times = sorted(times, key=lambda pair: pair[0])[-SPEED_SHARDS:]
+    if len(times) < 2:
+        return None
+    seconds = times[-1][0] - times[0][0]
+    num_frames = sum(sample.num_frames for _, record in times[1:] for sample in record.samples)
+    return num_frames / seconds if seconds > 0 else None
+
+
+def _num_unplanned(data: DataFolder, plan: Plan) -> int:
+    if not data.manifest.is_file():  # shards may have come without it
+        return 0
+    planned = {key for shard in plan.values() for key in shard.keys}
+    return len(data.read_segments().keys() - planned)
+
+
+def _stale(record: ShardRecord, shard: ShardPlan, first: ShardRecord, data: DataFolder) -> list[str]:
+    """Where a complete shard is not as planned, or made by other encoders than the first one."""
+    found = differences(record, shard, first.fingerprint)
+    return [f"{tar_path(data.shards, shard.shard)}: {'; '.join(found)}"] if found else []
+
+
+def _shortened(message: str) -> str:
+    """A message without the path it starts with, and in one line: so that equal reasons count together."""
+    path, colon, reason = message.partition(": ")
+    return " ".join((reason if colon and "/" in path else message).split())[:120]

@@ -1,0 +1,283 @@
+"""From the manifest to shards: what is made, skipped, retried, and what a kill costs."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+
+from gvmgen.encoders.media import read_frames, read_waveform
+from gvmgen.encoders.presets import ENCODER_PRESETS
+from pipeline.crawl import CrawlConfig, crawl
+from pipeline.encode import Encoders
+from pipeline.folder import DataFolder
+from pipeline.run import Report, encode
+from pipeline.selection import EncodeConfig, foresee
+from shards.reader import ShardSet
+from shards.record import ShardRecord
+from shards.spec import ShardError
+from tests.pipeline.made_videos import make_video
+
+CONFIG = EncodeConfig(preset="pocket", device="cpu")
+CRAWL = CrawlConfig(segment_s=2, stride_s=1, min_s=1.0, num_shards=3)
+NUM_SOURCE_FRAMES = 3 + 4
+NUM_SEGMENTS = 2 + 3  # of 2 s, each a second later than the one before
+
+Bytes = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def crawled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with its videos and manifest; segments overlap by half."""
+    if not Path(ENCODER_PRESETS["pocket"].codec).is_dir():
+        pytest.skip("pocket's weights are not in this checkout")
+    root = tmp_path_factory.mktemp("crawled") / "data"
+    make_video(root / "videos" / "a.mp4", 3, 440)
+    make_video(root / "videos" / "b.mp4", 4, 550)
+    crawl([root / "videos"], root / "manifest.jsonl", CRAWL)
+    return root
+
+
+@pytest.fixture
+def data(crawled: Path, tmp_path: Path) -> DataFolder:
+    """A fresh copy of it."""
+    return DataFolder(shutil.copytree(crawled, tmp_path / "data"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(crawled: Path, tmp_path_factory: pytest.TempPathFactory) -> Bytes:
+    """What one run without trouble writes."""
+    data = DataFolder(shutil.copytree(crawled, tmp_path_factory.mktemp("uninterrupted") / "data"))
+    assert run(data).num_failed == 0
+    return written(data)
+
+
+def run(data: DataFolder, **changes: object) -> Report:
+    torch.set_num_threads(1)  # tests share the machine's cores
+    return encode(data, replace(CONFIG, **changes))  # type: ignore[arg-type]
+
+
+def written(data: DataFolder) -> Bytes:
+    """Every file that a shard consists of; locks are of no account."""
+    return {path.name: path.read_bytes() for path in data.shards.iterdir() if path.suffix != ".lock"}
+
+
+def failures(data: DataFolder) -> list[dict]:
+    paths = sorted(data.shards.glob("*.failures.jsonl"))
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+
+def test_a_plain_webdataset_reader_reads_the_shards(data: DataFolder) -> None:
+    run(data)
+    urls = [str(path) for path in sorted(data.shards.glob("*.tar"))]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
+    assert {s["__key__"] for s in samples} == set(data.read_segments())
+    for sample in samples:
+        assert (sample["features.npy"].dtype, sample["features.npy"].shape) == (np.float16, (2, 577, 192))
+        assert (sample["codes.npy"].dtype, sample["codes.npy"].shape) == (np.int16, (4, 100))
+        assert sample["meta.json"]["frame_times_s"][1] == sample["meta.json"]["start_s"] + 1
+
+
+def test_the_features_and_codes_are_the_encoders_own(data: DataFolder) -> None:
+    run(data)
+    encoders = Encoders.load("pocket", "cpu")
+    segment = max(data.read_segments().values(), key=lambda s: (s.source, s.start_s))
+    shard_set = ShardSet.open(data.shards)
+    (sample,) = (
+        shard_set.read(i) for i, ref in enumerate(shard_set.samples) if ref.record.key == segment.key
+    )
+    video = data.root / segment.source
+    frames = torch.stack([encoders.video.preprocess(f) for f in read_frames(video, segment.start_s, 2)])
+    np.testing.assert_array_equal(sample.features, encoders.video.encode(frames).numpy())
+    waveform = torch.from_numpy(read_waveform(video, segment.start_s, 2))
+    np.testing.assert_array_equal(sample.codes, encoders.audio.encode(waveform[None])[0].numpy())
+
+
+def test_encode_skips_complete_shards(data: DataFolder, uninterrupted: Bytes) -> None:
+    run(data)
+    times = {path: path.stat().st_mtime_ns for path in data.shards.iterdir()}
+    again = run(data)
+    assert (again.made, again.progress.num_encoded) == ([], 0)
+    assert times == {path: path.stat().st_mtime_ns for path in data.shards.iterdir()}
+    assert written(data) == uninterrupted
+
+
+def test_a_damaged_commit_record_or_tar_is_not_skipped_but_named(data: DataFolder) -> None:
+    run(data)
+    tar = sorted(data.shards.glob("*.tar"))[0]
+    with tar.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(ShardError, match=rf"{tar.name}.*bytes of the tar"):
+        run(data)
+
+
+def test_other_encoders_are_refused_with_what_differs(data: DataFolder, uninterrupted: Bytes) -> None:
+    run(data)
+    path = sorted(data.shards.glob("*.json"))[0]
+    record = ShardRecord.load(path)
+    video = {**record.fingerprint["video"], "layer": "another"}
+    path.write_bytes(replace(record, fingerprint={**record.fingerprint, "video": video}).to_bytes())
+    with pytest.raises(ShardError, match=r"encoders\.video\.layer: found 'another'.*--force"):
+        run(data)
+    run(data, force=True)
+    assert written(data) == uninterrupted
+
+
+def test_a_manifest_that_contradicts_finished_shards_is_refused(data: DataFolder) -> None:
+    run(data)
+    before = written(data)
+    crawl([data.root / "videos"], data.manifest, replace(CRAWL, test_share=1.0))
+    with pytest.raises(ValueError, match="split was 'train', is 'test'"):
+        run(data)
+    assert written(data) == before
+
+
+def test_an_appended_manifest_only_adds_shards(data: DataFolder, uninterrupted: Bytes) -> None:
+    run(data)
+    make_video(data.root / "videos" / "new.mp4", 2, 660)
+    crawl([data.root / "videos"], data.manifest, CRAWL)
+    report = run(data)
+    after = written(data)
+    assert {name: after[name] for name in uninterrupted} == uninterrupted
+    assert [record.shard for record in report.made] == [3]
+    assert len(ShardSet.open(data.shards)) == NUM_SEGMENTS + 1
+
+
+def test_ranges_beyond_the_plan_are_skipped_quietly(data: DataFolder) -> None:
+    assert len(run(data, shards="0,50-99").made) == 1
+    assert len(list(data.shards.glob("*.tar"))) == 1
+
+
+def test_a_dry_run_writes_nothing(data: DataFolder) -> None:
+    before = sorted(data.root.rglob("*"))
+    text = foresee(data, CONFIG)
+    assert f"{NUM_SEGMENTS} segments" in text
+    assert sorted(data.root.rglob("*")) == before
+
+
+def test_a_failed_segment_is_told_and_the_others_go_on(data: DataFolder, uninterrupted: Bytes) -> None:
+    video = data.root / "videos" / "a.mp4"
+    whole = video.read_bytes()
+    video.write_bytes(whole[:-1] + b"?")
+    report = run(data)
+    assert report.num_failed == 2
+    assert {row["kind"] for row in failures(data)} == {"permanent"}
+    assert "changed since the crawl" in failures(data)[0]["message"]
+    assert len(ShardSet.open(data.shards)) == NUM_SEGMENTS - 2
+    assert run(data).made == []  # nothing mends itself
+    video.write_bytes(whole)
+    healed = run(data, retry="all")
+    assert healed.num_failed == 0
+    assert healed.progress.num_encoded == 4  # the frames of what failed, no others
+    assert written(data) == uninterrupted
+
+
+def test_a_source_that_comes_back_is_retried_at_the_next_run(data: DataFolder, uninterrupted: Bytes) -> None:
+    video = data.root / "videos" / "b.mp4"
+    video.rename(data.root / "unplugged")
+    run(data)
+    assert {(row["kind"], row["attempt"]) for row in failures(data)} == {("transient", 1)}
+    run(data)
+    assert {row["attempt"] for row in failures(data)} == {2}
+    (data.root / "unplugged").rename(video)
+    run(data)
+    assert written(data) == uninterrupted
+
+
+@pytest.mark.parametrize("cache", ["keep", "until-packed"])
+def test_overlapping_segments_never_run_clip_twice(
+    data: DataFolder, uninterrupted: Bytes, cache: str
+) -> None:
+    progress = run(data, cache=cache).progress
+    assert progress.num_encoded == NUM_SOURCE_FRAMES
+    assert progress.num_cached == 2 * NUM_SEGMENTS - NUM_SOURCE_FRAMES
+    assert written(data) == uninterrupted
+
+
+def test_without_a_cache_every_segment_is_encoded_whole(data: DataFolder, uninterrupted: Bytes) -> None:
+    assert run(data, cache="off").progress.num_encoded == 2 * NUM_SEGMENTS
+    assert not data.cache.exists()
+    assert written(data) == uninterrupted
+
+
+def test_a_kept_cache_makes_shards_again_without_clip(data: DataFolder, uninterrupted: Bytes) -> None:
+    run(data, cache="keep")
+    assert run(data, cache="keep", force=True).progress.num_encoded == 0
+    assert written(data) == uninterrupted
+
+
+def test_a_damaged_cache_is_made_again(data: DataFolder, uninterrupted: Bytes) -> None:
+    run(data, cache="keep")
+    chunks = list(data.cache.rglob("c/*/0/0"))
+    assert len(chunks) == NUM_SOURCE_FRAMES
+    chunks[0].unlink()
+    chunks[1].write_bytes(chunks[1].read_bytes()[:-1])
+    assert run(data, cache="keep", force=True).progress.num_encoded == 2
+    assert written(data) == uninterrupted
+
+
+def test_until_packed_leaves_no_features_behind(data: DataFolder) -> None:
+    run(data, shards="0", cache="until-packed")
+    assert list(data.cache.rglob("c/*/0/0"))  # frames that the other shards show, too
+    run(data, cache="until-packed")
+    assert not list(data.cache.rglob("*.zarr"))
+
+
+def encode_in_a_process(root: Path) -> None:
+    os.setpgid(0, 0)
+    run(DataFolder(root))
+
+
+def start(data: DataFolder) -> multiprocessing.Process:
+    """A real process, of a server that has imported what takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.pipeline.test_encode"])
+    process = context.Process(target=encode_in_a_process, args=(data.root,))
+    process.start()
+    return process
+
+
+def kill(process: multiprocessing.Process) -> None:
+    """SIGKILL, to ffmpeg and all."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+
+
+def test_killed_anywhere_and_started_again_the_bytes_are_those_of_an_uninterrupted_run(
+    data: DataFolder, uninterrupted: Bytes
+) -> None:
+    begin = time.monotonic()
+    process = start(DataFolder(shutil.copytree(data.root, data.root.parent / "timed")))
+    process.join()
+    whole_s = time.monotonic() - begin
+    moments = random.Random(0)
+    num_killed = 0
+    for _ in range(10):
+        process = start(data)
+        process.join(moments.uniform(0.1, 1.0) * whole_s)
+        if process.is_alive():
+            kill(process)
+            num_killed += 1
+    run(data)
+    assert num_killed > 2
+    assert written(data) == uninterrupted
+    assert not list(data.shards.glob("*.tmp"))
+
+
+def test_two_processes_share_the_work_and_spoil_nothing(data: DataFolder, uninterrupted: Bytes) -> None:
+    pair = [start(data), start(data)]
+    for process in pair:
+        process.join()
+        assert process.exitcode == 0
+    assert written(data) == uninterrupted
