@@ -92,6 +92,21 @@ def compose(scenario: Scenario) -> list[Note]:
     return sorted((n for n in notes if n.start < end), key=lambda n: (n.start, n.program, n.pitch))
 
 
+def mean_pitch(notes: list[Note], num_seconds: int) -> list[float | None]:
+    """Mean pitch (MIDI) of what sounds in each second, drums apart, weighted by time; None in silence."""
+    means: list[float | None] = []
+    for begin in range(0, num_seconds * CODE_RATE, CODE_RATE):
+        end = begin + CODE_RATE
+        sounding = [
+            (note.pitch, min(note.start + note.length, end) - max(note.start, begin))
+            for note in notes
+            if note.program >= 0 and note.start < end and note.start + note.length > begin
+        ]
+        total = sum(length for _, length in sounding)
+        means.append(round(sum(p * length for p, length in sounding) / total, 2) if total else None)
+    return means
+
+
 def section_keys(scenario: Scenario) -> list[tuple[float, int, bool]]:
     """(start in s, tonic pitch class, is minor) of every section: part of the truth."""
     sections = _sections(scenario, np.random.default_rng((scenario.seed, 2)))
@@ -168,7 +183,7 @@ def _melody(scenario: Scenario, section: Section, program: int, rng: np.random.G
     notes, pitch = [], None
     for i, step in enumerate(steps):
         motion, brightness = _controls(scenario, section, step)
-        centre = 52 + 32 * brightness
+        centre = 52 + 34 * brightness
         pitch = _next_pitch(section, step, i, pitch, centre)
         following = steps[i + 1] if i + 1 < len(steps) else section.last_step
         length = min(following - step, STEPS_PER_BAR) * scenario.step_frames
@@ -205,21 +220,21 @@ def _harmony(scenario: Scenario, section: Section, voices: Voices) -> list[Note]
         accent = 24 if is_cut else 0
         chord = section.chord(step)
         if place == 0:
-            voicing = _voicing(chord, voicing, 46 + 22 * brightness)
+            voicing = _voicing(chord, voicing, 44 + 27 * brightness)
         every = STEPS_PER_BAR if motion < 0.3 else 8 if motion < 0.65 else 4
         left = section.last_step - step
         if place % every == 0:
             length = min(every, left) * frames
-            bass = _nearest(chord[0], 34 + 14 * brightness)
-            notes.append(Note(step * frames, length, bass, _velocity(motion, accent), voices.bass))
+            bass = _nearest(chord[0], 31 + 20 * brightness)
+            notes.append(Note(step * frames, length, bass, _velocity(motion, accent - 20), voices.bass))
             for pitch in voicing:
                 notes.append(
-                    Note(step * frames, length, pitch, _velocity(motion, accent - 14), voices.chords)
+                    Note(step * frames, length, pitch, _velocity(motion, accent - 28), voices.chords)
                 )
         elif motion > 0.4 and place % 2 == 0 and _sounds(section, step, _density(scenario, motion)):
             pitch = voicing[place // 2 % len(voicing)]
             notes.append(
-                Note(step * frames, min(2, left) * frames, pitch, _velocity(motion, -12), voices.chords)
+                Note(step * frames, min(2, left) * frames, pitch, _velocity(motion, -24), voices.chords)
             )
     return notes
 

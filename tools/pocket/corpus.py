@@ -21,7 +21,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from compose import compose, section_keys
+from compose import compose, mean_pitch, section_keys
 from render_music import SAMPLE_RATE, render_music
 from render_video import HEIGHT, VIDEO_RATE, WIDTH, video_frames
 from scenario import make_scenario, truth_per_second
@@ -37,9 +37,10 @@ def make_pair(seed: int, out: Path, duration_s: float) -> Path:
     scenario = make_scenario(seed, duration_s)
     notes = compose(scenario)
     with tempfile.NamedTemporaryFile(suffix=".wav") as sound:
-        _write_wav(Path(sound.name), render_music(notes, duration_s))
+        write_wav(Path(sound.name), render_music(notes, duration_s))
         _encode(video_frames(scenario), Path(sound.name), video)
     record = truth_per_second(scenario)
+    record["pitch"] = mean_pitch(notes, len(record["motion"]))
     record["keys"] = [
         {"start_s": start, "tonic": tonic, "minor": minor} for start, tonic, minor in section_keys(scenario)
     ]
@@ -49,7 +50,7 @@ def make_pair(seed: int, out: Path, duration_s: float) -> Path:
     return video
 
 
-def _write_wav(path: Path, waveform: np.ndarray) -> None:
+def write_wav(path: Path, waveform: np.ndarray) -> None:
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -58,7 +59,7 @@ def _write_wav(path: Path, waveform: np.ndarray) -> None:
 
 
 def _encode(frames, sound: Path, video: Path) -> None:
-    from gvmgen.encoders.media import ffmpeg_path
+    from gvmgen.encoders.process import ffmpeg_path
 
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-r", str(VIDEO_RATE), "-i", "-"]
     picture = [
