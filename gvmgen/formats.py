@@ -125,7 +125,9 @@ def read_audiocraft(path: Path) -> Checkpoint:
     except yaml.YAMLError as error:
         raise ValueError(f"{file}: its xp.cfg is no YAML: {error}") from error
     state = package["best_state"]
-    return Checkpoint(str(file), settings, state.get("model", state))
+    # audiocraft's attention without `memory_efficient` keeps the same tensors one level deeper
+    tensors = {name.replace(".mha.", "."): tensor for name, tensor in state.get("model", state).items()}
+    return Checkpoint(str(file), settings, tensors)
 
 
 def read_transformers(folder: Path) -> Checkpoint:
