@@ -10,6 +10,11 @@ from typing import Any
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
+def is_launched() -> bool:
+    """Whether `accelerate launch` started this process."""
+    return "ACCELERATE_MIXED_PRECISION" in os.environ
+
+
 class StopRequest:
     """While it is entered, a signal is noted instead of ending the process; a second ctrl-C ends it.
 
@@ -19,7 +24,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.noted: str | None = None
         # `accelerate launch` forwards no signal to its one process: when it is killed, we stop as well.
-        self._launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
+        self._launcher = os.getppid() if is_launched() else None
 
     def __enter__(self) -> StopRequest:
         self._previous: dict[signal.Signals, Any] = {

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -28,7 +29,7 @@ from gvmgen.model import GVMGen
 from gvmgen.optimiser import adamw, learning_rate, load_state_tensors, set_learning_rate, state_tensors
 from gvmgen.runlog import RunLog, StepClock, StepReport
 from gvmgen.runs import STATE, RunFolder, find_model
-from gvmgen.signals import StopRequest
+from gvmgen.signals import StopRequest, is_launched
 from shards.reader import ShardSet
 
 OPTIMISER = "optimizer.safetensors"
@@ -86,7 +87,10 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         precision = "bf16" if has_bf16 else None
     trackers = ["tensorboard"] if importlib.util.find_spec("tensorboard") else None
-    return Accelerator(mixed_precision=precision, log_with=trackers, project_dir=config.run_folder)
+    accelerator = Accelerator(mixed_precision=precision, log_with=trackers, project_dir=config.run_folder)
+    if accelerator.device.type == "cpu" and accelerator.num_processes == 1 and is_launched():
+        torch.set_num_threads(len(os.sched_getaffinity(0)))  # `accelerate launch` set it to one
+    return accelerator
 
 
 def initial_model(config: TrainConfig) -> tuple[GVMGen, ModelInfo]:
@@ -163,7 +167,7 @@ class Trainer:
             log.step(self.training_step(pieces))
             if self.step % self.config.save_every == 0:
                 self.save_unless_saved()
-            if self.config.eval_every and self.step % self.config.eval_every == 0:
+            if self.is_time_to_evaluate():
                 log.test(self.step, self.evaluate())
 
     def training_step(self, pieces: Iterator[Batch]) -> StepReport:
@@ -246,6 +250,10 @@ class Trainer:
             )
         return norm
 
+    def is_time_to_evaluate(self) -> bool:
+        every = self.config.eval_every
+        return every > 0 and self.step % every == 0 and len(self.test_set) > 0
+
     @torch.no_grad()
     def evaluate(self) -> list[float]:
         """Loss of each codebook on the test split, over all processes."""
@@ -324,6 +332,8 @@ class Trainer:
         ]
         if self.step:
             lines.append(f"Resumes at step {self.step}")
+        if config.eval_every and not len(self.test_set):
+            lines.append("Note: no segment of the test split here, so there will be no validation")
         if self.num_steps <= config.warmup_steps:
             peak = learning_rate(self.num_steps - 1, self.num_steps, config)
             lines.append(
