@@ -287,10 +287,28 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
 
 
 def write_with_little_room(directory: Path) -> None:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    limit_file_size(20_000)
     with pytest.raises(OSError, match="too large"):
         write(directory, (make_sample(f"s{index}", feature_dim=16) for index in range(8)))
+
+
+def limit_file_size(size: int) -> None:
+    """Every write beyond fails, as on a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_disk_that_fills_up_at_the_record_leaves_no_part_of_one(tmp_path):
+    writer = FORK.Process(target=write_a_record_with_little_room, args=(tmp_path,))
+    writer.start()
+    assert ending(writer) == 0
+    assert set(files(tmp_path)) == {"000042.tar"}
+
+
+def write_a_record_with_little_room(directory: Path) -> None:
+    limit_file_size(40_000)
+    with pytest.raises(OSError, match="too large"):
+        write(directory, left_out=[{"key": f"k{index}", "message": "zero bytes"} for index in range(4000)])
 
 
 def test_write_durably_replaces_a_file_and_keeps_the_old_one_on_an_error(tmp_path):
