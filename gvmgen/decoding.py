@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from gvmgen.delay import delay, undelay
 from gvmgen.model import GVMGen, KeyValue
 
 Progress = Callable[[int, int], None]
+EngineMaker = Callable[[Tensor, int], "DecodingEngine"]  # conditions [R, M, dim], how many steps -> engine
 
 UNFILLED = -1  # in delayed steps: a code that is still to be chosen
 
@@ -100,14 +102,16 @@ def generate_codes(
     seeds: Sequence[int],
     prompt: Tensor | None = None,
     progress: Progress | None = None,
+    make_engine: EngineMaker | None = None,
 ) -> Tensor:
     """Compose codes int64 [B, K, T] for the visual memory `conditions` [B, M, dim].
 
     seeds: one per row; a row depends on its own only. prompt: int64 [B, K, T'], kept as the first T' frames.
-    progress: called with (steps done, steps in all).
+    progress: called with (steps done, steps in all). make_engine: None for the plain one.
     """
     max_steps = num_code_frames + model.config.num_codebooks - 1
-    engine = PlainEngine(model, guided_conditions(conditions, sampling.guidance), max_steps)
+    make_engine = make_engine or partial(PlainEngine, model)
+    engine = make_engine(guided_conditions(conditions, sampling.guidance), max_steps)
     return sample_codes(
         engine,
         num_code_frames,

@@ -23,7 +23,7 @@ class BuildError(RuntimeError):
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The compiled decoder. The first call on a machine compiles it, which takes some seconds. Raises BuildError."""
+    """The compiled decoder; a machine's first call compiles it, for some seconds. Raises BuildError."""
     compiler = shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise BuildError("no C++ compiler: set CXX, or install g++ or clang++")
@@ -40,7 +40,7 @@ def cache_dir() -> Path:
 
 
 def _build_id(compiler: str) -> str:
-    """Differs with the source, the flags, the compiler and the processor: a home directory may serve many machines."""
+    """Differs with source, flags, compiler and processor: a home directory may serve many machines."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
     parts = [SOURCE.read_bytes(), " ".join(FLAGS).encode(), version, _processor().encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]

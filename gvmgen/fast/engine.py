@@ -59,8 +59,8 @@ def large_empty(*shape: int, dtype: torch.dtype) -> Tensor:
 class PackedDecoder:
     """A decoder's weights in the order in which a step reads them.
 
-    It takes the weights over: unless `release` is off, each matrix of the model is freed once it is packed, so that
-    memory never holds them twice. The model then serves for `conditions` alone.
+    It takes the weights over: unless `release` is off, each matrix of the model is freed once it is packed,
+    so that memory never holds them twice. The model then serves for `conditions` alone.
     """
 
     def __init__(
@@ -91,13 +91,12 @@ class PackedDecoder:
         self._set("self_in", self._matrices([a.query_key_value for a in attentions], parts=3))
         self._set("self_out", self._matrices([a.out for a in attentions]))
         if self.config.temporal_cross_attention:
-            attentions = [layer.cross_attention for layer in layers]
+            crosses = [layer.cross_attention for layer in layers]
+            memories: list[nn.Linear] = [cross.key_value for cross in crosses]
             self._set("cross_norm", [self._norm(layer.norm_cross) for layer in layers])
-            self._set("cross_query", self._matrices([a.query for a in attentions]))
-            self._set("cross_out", self._matrices([a.out for a in attentions]))
-            self._set(
-                "cross_memory", self._matrices([a.key_value for a in attentions], parts=2, every_step=False)
-            )
+            self._set("cross_query", self._matrices([cross.query for cross in crosses]))
+            self._set("cross_out", self._matrices([cross.out for cross in crosses]))
+            self._set("cross_memory", self._matrices(memories, parts=2, every_step=False))
         self._set("feed_forward_norm", [self._norm(layer.norm_feed_forward) for layer in layers])
         self._set("up", self._matrices([layer.up for layer in layers]))
         self._set("down", self._matrices([layer.down for layer in layers]))
@@ -165,11 +164,13 @@ class CompiledEngine:
 
     @property
     def cache_bytes(self) -> int:
-        """What a step reads of the caches once all steps but it are read."""
-        return sum(tensor.nbytes for tensor in self.caches) * self.num_read // self.max_steps
+        """What the next step reads of its past: keys and values of every row and layer, and their scales."""
+        config, precision = self.config, self.weights.precision
+        per_head = 2 * (BLOCK * DTYPES[precision].itemsize + (4 if precision == "int8" else 0))
+        return config.num_layers * self.num_rows * config.num_heads * per_head * self.num_read
 
     def _read(self, codes: Tensor, logits: Tensor | None) -> None:
-        """codes: int64 [R, K, S]. Rows of a step before those of the next, so that each finds its past cached."""
+        """codes: int64 [R, K, S]; a step's rows before the next step's, so that each finds its past."""
         num_steps = codes.shape[2]
         if self.num_read + num_steps > self.max_steps:
             raise ValueError(f"the caches hold {self.max_steps} steps, not {self.num_read + num_steps}")
@@ -208,13 +209,12 @@ class CompiledEngine:
         return layers
 
     def _caches(self, length: int) -> list[abi.Cache]:
-        """Every layer's cache of `length` positions, [L, R, H, capacity, 64], in whole blocks of positions."""
+        """Every layer's cache of `length` positions, [L, R, H, capacity, 64], in whole blocks."""
         capacity = -(-length // BLOCK) * BLOCK
         shape = (self.config.num_layers, self.num_rows, self.config.num_heads, capacity)
         dtype = DTYPES[self.weights.precision]
         pairs = [large_empty(*shape, BLOCK, dtype=dtype) for _ in range(2)]
         pairs += [large_empty(*shape, dtype=torch.float32) for _ in range(2)]  # the scales; int8 only
-        self.caches = pairs if not hasattr(self, "caches") else self.caches
         self.kept += pairs
         return [abi.Cache(*(t[layer].data_ptr() for t in pairs), capacity) for layer in range(shape[0])]
 
