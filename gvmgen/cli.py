@@ -160,6 +160,9 @@ def generate_command(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 …", show_default="a GPU where there is one")
     ] = None,
+    precision: Annotated[
+        str, typer.Option(help="Of the decoding: auto (the fastest good one), fp32, bf16, int8.")
+    ] = "auto",
 ) -> None:
     """Compose music for a video, exactly as long as the video.
 
@@ -175,16 +178,18 @@ def generate_command(
 
         sampling = SamplingConfig(guidance=guidance, top_k=top_k, top_p=top_p, temperature=temperature)
         wanted = preset or (os.environ.get("GVM_PRESET") if model is None else None)
-        composer = Composer.load(model, preset=wanted, runs=runs, device=device)
+        composer = Composer.load(model, preset=wanted, runs=runs, device=device, precision=precision)
         bar("loading", 1, 1)
         if not composer.info.trained:
             bar.say("gvm-gen: this model is untrained: its music is noise. Train one: gvm-train")
+        if "NC" in composer.info.licence:
+            bar.say(f"gvm-gen: not for commercial use: the model's licence is {composer.info.licence}")
         music = composer.score(video, seed=seed, duration_s=duration, sampling=sampling, progress=bar)
         music.save(output)
     speed = music.duration_s / music.compose_s
     print(
         f"{output}: {music.duration_s:.2f} s of music in {music.compose_s:.1f} s ({speed:.2g}x real time), "
-        f"seed {seed}, model {music.model}"
+        f"seed {seed}, model {music.model}, decoded in {composer.engines.description}"
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from gvmgen.checkpoint import ModelInfo, load_model
-from gvmgen.decoding import SamplingConfig, generate_codes
+from gvmgen.decoding import EngineMaker, SamplingConfig, generate_codes
 from gvmgen.encoders.audio import AudioCodec
 from gvmgen.encoders.fingerprint import encoder_fingerprint
 from gvmgen.encoders.media import mux, probe, read_frames, write_waveform
 from gvmgen.encoders.presets import encoder_config
 from gvmgen.encoders.video import VideoEncoder
+from gvmgen.fast import Engines, choose_engines
 from gvmgen.model import GVMGen
 from gvmgen.runs import find_model
 from shards.spec import (
@@ -104,9 +105,16 @@ class Composer:
     """
 
     def __init__(
-        self, model: GVMGen, info: ModelInfo, video: VideoEncoder, codec: AudioCodec, name: str
+        self,
+        model: GVMGen,
+        info: ModelInfo,
+        video: VideoEncoder,
+        codec: AudioCodec,
+        engines: Engines,
+        name: str,
     ) -> None:
-        self.model, self.info, self.video, self.codec, self.name = model, info, video, codec, name
+        self.model, self.info, self.video, self.codec = model, info, video, codec
+        self.engines, self.name = engines, name
 
     @classmethod
     def load(
@@ -116,9 +124,11 @@ class Composer:
         preset: str | None = None,
         runs: str = "runs",
         device: str | None = None,
+        precision: str = "auto",
     ) -> Self:
         """Load `model`, else the newest checkpoint in `runs`, else the model in the box.
 
+        precision: of the decoding, as `choose_engines` takes it.
         Raises ValueError where there is none, where `preset` is another than the model's, and where this
         machine's encoders differ from those that the model was trained with; MissingWeightsError where they
         cannot be had.
@@ -131,11 +141,14 @@ class Composer:
                 f"{folder} is of preset {info.preset}, not {preset}. Leave out --preset {preset}"
             )
         encoders = encoder_config(info.preset)
+        if info.codec is not None:
+            encoders = replace(encoders, codec=info.codec)
         composer = cls(
             network.eval(),
             info,
             VideoEncoder.load(encoders, device, _feature_dtype(info)),
             AudioCodec.load(encoders, device),
+            choose_engines(network, precision),
             f"{folder} (step {info.step})",
         )
         composer._check_encoders(folder)
@@ -173,7 +186,8 @@ class Composer:
         duration_s = _duration(path, duration_s)
         conditions = self._watch(path, duration_s, progress)
         sampling = sampling or SamplingConfig()
-        codes = compose(self.model, conditions, num_code_frames(duration_s), sampling, seed, progress)
+        total = num_code_frames(duration_s)
+        codes = compose(self.model, conditions, total, sampling, seed, progress, self.engines.make)
         waveform = play(self.codec, codes, round(duration_s * SAMPLE_RATE), progress)
         return Music(waveform, path, seed, self.name, time.perf_counter() - started)
 
@@ -200,6 +214,7 @@ def compose(
     sampling: SamplingConfig,
     seed: int,
     progress: Progress = _silent,
+    make_engine: EngineMaker | None = None,
 ) -> Tensor:
     """Codes int64 [1, K, total] for a video's conditions [F, M, dim], window by window."""
     codes = torch.empty(1, model.config.num_codebooks, 0, dtype=torch.int64, device=conditions.device)
@@ -217,6 +232,7 @@ def compose(
             seeds=[seed + (number << 32)],  # windows of two seeds never share their random numbers
             prompt=codes[:, :, window.start :] if number else None,
             progress=advance,
+            make_engine=make_engine,
         )
         codes = torch.cat([codes[:, :, : window.start], extended], dim=2)
     return codes

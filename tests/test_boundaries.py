@@ -154,7 +154,8 @@ TRAIN_FLAGS = (
     "--eval-every --log-every --config --accept-changes --dry-run"
 )
 GENERATE_FLAGS = (
-    "--output -o --seed --duration --guidance --top-k --top-p --temperature --model --preset --runs --device"
+    "--output -o --seed --duration --guidance --top-k --top-p --temperature --model --preset --runs --device "
+    "--precision"
 )
 
 
