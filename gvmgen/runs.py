@@ -22,6 +22,7 @@ from shards.spec import fingerprint_differences
 CHECKPOINT_NAME = re.compile(r"step_(\d{8})")
 STATE = "state.json"
 MODEL_CONFIG = "config.json"
+OFFICIAL_WEIGHTS = "state_dict.bin"
 MODEL_IN_THE_BOX = POCKET_DIR / "model"
 
 
@@ -120,13 +121,17 @@ def find_model(model: str | None, runs: Path, preset: str | None) -> Path:
 
 
 def _named_model(path: Path) -> Path:
-    if (path / MODEL_CONFIG).is_file() and not (path / "checkpoints").is_dir():
-        return path
+    """A model folder, the newest checkpoint of a run, or a checkpoint of GVMGen's authors."""
     newest = RunFolder(path).latest()
-    if newest is None:
-        what = "no such folder" if not path.exists() else "neither a model folder nor a run with checkpoints"
-        raise ValueError(f"--model {path}: {what}. A model folder holds {MODEL_CONFIG} and model.safetensors")
-    return newest
+    if newest is not None:
+        return newest
+    if path.is_file() or (path / MODEL_CONFIG).is_file() or (path / OFFICIAL_WEIGHTS).is_file():
+        return path
+    what = "holds no model" if path.exists() else "no such file or folder"
+    raise ValueError(
+        f"--model {path}: {what}. Name a folder with {MODEL_CONFIG} and model.safetensors, a run's folder, "
+        f"or an official {OFFICIAL_WEIGHTS}"
+    )
 
 
 def preset_of(model: Path) -> str | None:

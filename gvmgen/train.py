@@ -25,14 +25,17 @@ from torch import Tensor, nn
 from gvmgen.checkpoint import ModelInfo, load_model, save_model
 from gvmgen.config import TrainConfig
 from gvmgen.data import Batch, SegmentLoader, crop_window
+from gvmgen.imports import import_musicgen, is_official
 from gvmgen.model import GVMGen
 from gvmgen.optimiser import adamw, learning_rate, load_state_tensors, set_learning_rate, state_tensors
 from gvmgen.runlog import RunLog, StepClock, StepReport
-from gvmgen.runs import STATE, RunFolder, find_model
+from gvmgen.runs import MODEL_CONFIG, STATE, RunFolder, find_model
 from gvmgen.signals import StopRequest, is_launched
 from shards.reader import ShardSet
+from shards.spec import fingerprint_differences
 
 OPTIMISER = "optimizer.safetensors"
+MUSICGEN_LICENCE = "CC-BY-NC-4.0, as MusicGen's weights that it was trained from"
 MAX_SKIPPED = 20  # steps in a row whose gradient is not finite, before the run gives up
 
 
@@ -94,14 +97,26 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def initial_model(config: TrainConfig) -> tuple[GVMGen, ModelInfo]:
-    """The network before its first step, float32: `init`'s weights, or random ones fixed by the seed."""
+    """The network before its first step, float32: `init`'s weights, else random ones fixed by the seed."""
+    torch.manual_seed(config.seed)
     if config.init is None:
-        torch.manual_seed(config.seed)
         return GVMGen(config.model_config), ModelInfo(preset=config.preset)
+    if not is_gvmgen(Path(config.init)):
+        model, _ = import_musicgen(config.init, config.model_config)
+        return model, ModelInfo(preset=config.preset, licence=MUSICGEN_LICENCE)
     model, info = load_model(find_model(config.init, Path(config.runs), None), dtype=torch.float32)
-    if model.config != config.model_config:
-        raise ValueError(f"--init {config.init}: is a network of other sizes than preset {config.preset}")
+    differences = fingerprint_differences(model.config.to_json(), config.model_config.to_json())
+    if differences:
+        raise ValueError(f"--init {config.init} is another network than asked for: {'; '.join(differences)}")
     return model, info
+
+
+def is_gvmgen(path: Path) -> bool:
+    """Whether weights to start from are a GVMGen: ours, a run's, its authors'. Else they are MusicGen's."""
+    if (path / "checkpoints").is_dir() or is_official(path):
+        return True
+    config = path / MODEL_CONFIG
+    return config.is_file() and "format_version" in json.loads(config.read_text())
 
 
 class Trainer:
