@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 from transformers import EncodecConfig, EncodecModel
+from transformers.models.encodec.modeling_encodec import EncodecLSTM
 from transformers.utils import logging as transformers_logging
 
 from gvmgen.encoders.audiocraft_codec import AUDIOCRAFT_FILE, load_audiocraft
@@ -19,6 +20,10 @@ from gvmgen.encoders.fingerprint import weights_sha256
 from gvmgen.encoders.hub import hub_or_cache
 from gvmgen.encoders.presets import EncoderConfig, MissingWeightsError
 from shards.spec import CODE_RATE, CODEBOOK_SIZE, NUM_CODEBOOKS, SAMPLE_RATE
+
+_STRIDE = SAMPLE_RATE // CODE_RATE
+_PIECE = 250  # code frames that the convolutions compute at once
+_MARGIN = 4  # code frames beside a piece; the convolutions see fewer than 3
 
 
 class AudioCodec:
@@ -50,17 +55,50 @@ class AudioCodec:
 
     @torch.inference_mode()
     def encode(self, waveform: Tensor) -> Tensor:
-        """Codes of the whole waveform at once. float32 [B, N] -> int64 [B, K, T], T = N / 640 rounded up."""
-        latent = self._codec.encoder(waveform.to(self._device)[:, None])  # [B, N] -> [B, D, T]
-        return self._codec.quantizer.encode(latent).transpose(0, 1)  # [K, B, T] -> [B, K, T]
+        """Codes of the whole waveform. float32 [B, N] -> int64 [B, K, T], T = N / 640 rounded up."""
+        layers = list(self._codec.encoder.layers)
+        split = _lstm_index(layers)
+        sound = waveform.to(self._device)[:, None]  # [B, N] -> [B, 1, N]
+        latent = _in_pieces(layers[:split], sound, unit=_STRIDE, scale=1 / _STRIDE)  # -> [B, D, T]
+        return self._codec.quantizer.encode(_run(layers[split:], latent)).transpose(
+            0, 1
+        )  # [K, B, T] -> [B, K, T]
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
-        """int64 [B, K, T] -> float32 [B, N], N = 640 T."""
+        """The whole waveform of codes. int64 [B, K, T] -> float32 [B, N], N = 640 T."""
+        layers = list(self._codec.decoder.layers)
+        split = _lstm_index(layers) + 1
         latent = self._codec.quantizer.decode(
             codes.to(self._device).transpose(0, 1)
         )  # [B, K, T] -> [B, D, T]
-        return self._codec.decoder(latent)[:, 0]
+        return _in_pieces(layers[split:], _run(layers[:split], latent), unit=1, scale=_STRIDE)[:, 0]
+
+
+def _run(layers: list[Any], x: Tensor) -> Tensor:
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def _lstm_index(layers: list[Any]) -> int:
+    """Where the convolutions, which see few neighbours, meet the LSTM, which sees all that went before."""
+    return next(i for i, layer in enumerate(layers) if isinstance(layer, EncodecLSTM))
+
+
+def _in_pieces(layers: list[Any], x: Tensor, unit: int, scale: float) -> Tensor:
+    """Run convolutions along the last axis a piece at a time: the same numbers in little memory.
+
+    unit: steps of x in a code frame. scale: output steps per step of x.
+    """
+    piece, margin = _PIECE * unit, _MARGIN * unit
+    pieces = []
+    for start in range(0, x.shape[-1], piece):
+        first = max(0, start - margin)
+        y = _run(layers, x[..., first : start + piece + margin])
+        skip = round((start - first) * scale)
+        pieces.append(y[..., skip : skip + round(piece * scale)])
+    return torch.cat(pieces, dim=-1)
 
 
 def _check(config: EncodecConfig) -> None:

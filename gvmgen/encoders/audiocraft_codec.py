@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -28,18 +29,28 @@ def load_audiocraft(path: Path) -> EncodecModel:
 
     Raises ValueError that names what does not fit.
     """
-    package = torch.load(path, map_location="cpu", weights_only=True)
-    if not {"best_state", "xp.cfg"} <= set(package):
-        raise ValueError(
-            f"{path}: holds {sorted(package)}, an exported audiocraft codec has best_state and xp.cfg"
-        )
-    settings = yaml.safe_load(package["xp.cfg"])
-    codec = EncodecModel(_config(settings, path))
+    package = _read(path)
     try:
+        codec = EncodecModel(_config(_Settings(package["xp.cfg"])))
         codec.load_state_dict({_rename(name): tensor for name, tensor in package["best_state"].items()})
-    except RuntimeError as error:
-        raise ValueError(f"{path}: its weights do not fit its own settings: {error}") from error
+    except KeyError as error:
+        raise ValueError(f"{path}: its settings lack {error}") from error
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
     return codec
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file's dictionary. Raises ValueError unless it is an exported audiocraft codec of plain tensors."""
+    try:
+        package = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError) as error:
+        raise ValueError(f"{path}: is no file of plain tensors, so it is not opened: {error}") from error
+    if "pretrained" in package:
+        raise ValueError(f"{path}: only names another codec, {package['pretrained']}; give that one")
+    if not {"best_state", "xp.cfg"} <= set(package):
+        raise ValueError(f"{path}: holds {sorted(package)}; an audiocraft codec has best_state and xp.cfg")
+    return dict(package)
 
 
 def _rename(name: str) -> str:
@@ -48,33 +59,61 @@ def _rename(name: str) -> str:
     return name
 
 
-def _config(settings: dict[str, Any], path: Path) -> EncodecConfig:
+class _Settings:
+    """audiocraft's settings by dotted name; a value such as `${encodec.causal}` stands for another's."""
+
+    def __init__(self, text: str) -> None:
+        self._tree = yaml.safe_load(text)
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._tree
+        for part in name.split("."):
+            value = value[part]
+        reference = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
+        return self[reference[1]] if reference else value
+
+    def get(self, name: str, default: Any) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+
+def _config(settings: _Settings) -> EncodecConfig:
     """transformers' settings for audiocraft's. Raises ValueError for what transformers cannot compute."""
-    net, quantizer = settings["seanet"], settings["rvq"]
-    fixed = {"activation": "ELU", "disable_norm_outer_blocks": 0, "norm": "weight_norm"}
-    unknown = {name: net[name] for name, value in fixed.items() if net[name] != value}
-    if unknown or net["decoder"].get("final_activation"):
-        raise ValueError(f"{path}: transformers' EnCodec has no {unknown or 'final activation'}")
-    code_rate = settings["sample_rate"] // math.prod(net["ratios"])
-    bits_per_frame = quantizer["n_q"] * (quantizer["bins"] - 1).bit_length()
+    plain = {
+        "compression_model": "encodec",
+        "seanet.activation": "ELU",
+        "seanet.norm": "weight_norm",
+        "seanet.disable_norm_outer_blocks": 0,
+        "seanet.decoder.final_activation": None,
+    }
+    for name, value in plain.items():
+        if settings.get(name, value) != value:
+            raise ValueError(f"{name} is {settings[name]!r}; transformers' EnCodec knows only {value!r}")
+    ratios = settings["seanet.ratios"]
+    code_rate = settings["sample_rate"] // math.prod(ratios)
+    bits_per_frame = settings["rvq.n_q"] * (settings["rvq.bins"] - 1).bit_length()
     return EncodecConfig(
         sampling_rate=settings["sample_rate"],
         audio_channels=settings["channels"],
-        normalize=settings["encodec"].get("renormalize", False),
+        normalize=settings.get("encodec.renormalize", False),
         target_bandwidths=[bits_per_frame * code_rate / 1000],  # kbit/s
-        hidden_size=net["dimension"],
-        num_filters=net["n_filters"],
-        num_residual_layers=net["n_residual_layers"],
-        upsampling_ratios=net["ratios"],
-        kernel_size=net["kernel_size"],
-        last_kernel_size=net["last_kernel_size"],
-        residual_kernel_size=net["residual_kernel_size"],
-        dilation_growth_rate=net["dilation_base"],
-        use_causal_conv=net["causal"],
-        pad_mode=net["pad_mode"],  # audiocraft's own default is "constant", transformers' is "reflect"
-        compress=net["compress"],
-        num_lstm_layers=net["lstm"],
-        trim_right_ratio=net["decoder"].get("trim_right_ratio", 1.0),
-        codebook_size=quantizer["bins"],
-        use_conv_shortcut=not net["true_skip"],
+        hidden_size=settings["seanet.dimension"],
+        num_filters=settings["seanet.n_filters"],
+        num_residual_layers=settings["seanet.n_residual_layers"],
+        upsampling_ratios=ratios,
+        kernel_size=settings["seanet.kernel_size"],
+        last_kernel_size=settings["seanet.last_kernel_size"],
+        residual_kernel_size=settings["seanet.residual_kernel_size"],
+        dilation_growth_rate=settings["seanet.dilation_base"],
+        use_causal_conv=settings["seanet.causal"],
+        pad_mode=settings[
+            "seanet.pad_mode"
+        ],  # audiocraft's own default is "constant", transformers' is "reflect"
+        compress=settings["seanet.compress"],
+        num_lstm_layers=settings["seanet.lstm"],
+        trim_right_ratio=settings.get("seanet.decoder.trim_right_ratio", 1.0),
+        codebook_size=settings["rvq.bins"],
+        use_conv_shortcut=not settings["seanet.true_skip"],
     )

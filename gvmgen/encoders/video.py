@@ -5,6 +5,7 @@ Shapes: F frames, P patches (577: 24 x 24 and the class token), D width, H atten
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any, Self
 
@@ -123,7 +124,7 @@ def _load_tower(config: EncoderConfig) -> VisionTransformer:
     weights = _find_weights(config)
     tower = _empty_tower(config.clip_model)
     prefix = "visual."
-    found = load_state_dict(str(weights))
+    found = _read_weights(weights)
     tensors = {n.removeprefix(prefix): t.float() for n, t in found.items() if n.startswith(prefix)}
     try:
         tower.load_state_dict(tensors, assign=True)
@@ -143,6 +144,13 @@ def _empty_tower(name: str) -> VisionTransformer:
     if not isinstance(tower, VisionTransformer):
         raise ValueError(f"{name}: is no plain vision transformer")
     return tower
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors by name: safetensors, a plain state dict, or the TorchScript archive that OpenAI published."""
+    if zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist()):
+        return dict(torch.jit.load(path, map_location="cpu").state_dict())
+    return load_state_dict(str(path))
 
 
 def _find_weights(config: EncoderConfig) -> Path:
