@@ -1,0 +1,67 @@
+"""Put trained weights into the package: gvmgen/pocket/{clip,codec,model}, fp16.
+
+    python tools/pocket/ship.py --clip runs/pocket_clip/clip --codec runs/pocket_codec/codec
+    python tools/pocket/ship.py --model runs/pocket/checkpoints/step_00001000
+
+The encoders go first: shards, and so the network, are made with the very weights that ship.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import EncodecModel
+
+from gvmgen.checkpoint import load_model, save_model
+from gvmgen.encoders.presets import POCKET_DIR
+
+LICENCE = "Apache-2.0"
+PROVENANCE = {
+    "data": "synthetic pairs of video and music made by tools/pocket/corpus.py; nothing else",
+    "instruments": "FluidR3 General MIDI sound font (MIT), through FluidSynth",
+}
+
+
+def ship_clip(source: Path, package: Path) -> None:
+    """open_clip's folder is in fp16 already."""
+    package.mkdir(parents=True, exist_ok=True)
+    for name in ("open_clip_config.json", "open_clip_model.safetensors"):
+        shutil.copyfile(source / name, package / name)
+
+
+def ship_codec(source: Path, package: Path) -> None:
+    EncodecModel.from_pretrained(source, dtype=torch.float32).half().save_pretrained(package)
+
+
+def ship_model(source: Path, package: Path) -> None:
+    model, info = load_model(source, dtype=torch.float32)
+    metrics = source.parents[1] / "config.json"
+    provenance = PROVENANCE | ({"run": json.loads(metrics.read_text())} if metrics.is_file() else {})
+    shipped = replace(info, trained=True, licence=LICENCE, provenance=provenance)
+    save_model(package, model.half(), shipped)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("clip", "codec", "model"):
+        parser.add_argument(f"--{name}", type=Path, help=f"the trained {name}'s folder")
+    parser.add_argument("--package", type=Path, default=POCKET_DIR)
+    args = parser.parse_args()
+    for name, ship in (("clip", ship_clip), ("codec", ship_codec), ("model", ship_model)):
+        source = getattr(args, name)
+        if source is not None:
+            ship(source, args.package / name)
+            print(f"{source} -> {args.package / name}")
+    size = sum(file.stat().st_size for file in args.package.rglob("*.safetensors"))
+    print(f"{size / 1e6:.1f} MB of weights in {args.package}")
+
+
+if __name__ == "__main__":
+    main()
