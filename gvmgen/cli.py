@@ -203,8 +203,9 @@ def _check_paths(video: Path, output: Path) -> None:
         raise ValueError(f"-o {output}: no folder {output.parent}. Make it: mkdir -p {output.parent}")
     if not os.access(output.parent, os.W_OK):
         raise PermissionError(f"-o {output}: no permission to write in {output.parent}")
-    if not video.exists():
-        raise ValueError(f"{video}: no such file")
+    from gvmgen.encoders.probe import probe  # PyAV, no torch
+
+    probe(video)
     if output.exists() and output.samefile(video):
         raise ValueError(f"-o {output}: is the video itself; name another file")
 

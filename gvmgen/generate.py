@@ -151,17 +151,18 @@ class Composer:
             choose_engines(network, precision),
             f"{folder} (step {info.step})",
         )
-        composer._check_encoders(folder)
+        composer.check_encoders()
         return composer
 
-    def _check_encoders(self, folder: Path) -> None:
+    def check_encoders(self) -> None:
+        """Raise ValueError where the encoders differ from those that the model was trained with."""
         if self.info.encoder_fingerprint is None:  # weights of others do not say
             return
         here = encoder_fingerprint(self.video, self.codec)
         differences = fingerprint_differences(here, self.info.encoder_fingerprint)
         if differences:
             raise ValueError(
-                f"{folder} was trained with other encoders: {'; '.join(differences)}. "
+                f"{self.name} was trained with other encoders: {'; '.join(differences)}. "
                 "Use the weights it was trained with, or train anew on shards made with these"
             )
 

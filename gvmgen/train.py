@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as fn
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -172,6 +173,11 @@ class Trainer:
             except ValueError:  # a corrupt sample, a gradient that stays infinite: keep what was learned
                 self.save_unless_saved()
                 raise
+            except torch.OutOfMemoryError as error:
+                raise ValueError(
+                    f"{self.accelerator.device} is out of memory in step {self.step + 1}. Cut the batch into "
+                    f"pieces with --grad-accum, or shorten segments with --crop-s ({error})"
+                ) from error
             self.save_unless_saved()
             self.accelerator.wait_for_everyone()
             log.say(self.farewell(stop))
@@ -291,9 +297,12 @@ class Trainer:
         return bool(self.accelerator.reduce(flag) > 0)
 
     def save_unless_saved(self) -> None:
-        """Have a checkpoint of this step on disk."""
+        """Have a checkpoint of this step on disk. Raises OSError where the disk is full; older ones stay."""
         if self.accelerator.is_main_process and self.step != self.saved:
-            self.folder.save(self.step, self.write_checkpoint, self.config.keep_last)
+            try:
+                self.folder.save(self.step, self.write_checkpoint, self.config.keep_last)
+            except SafetensorError as error:
+                raise OSError(f"{self.folder.checkpoints}: cannot write step {self.step}: {error}") from error
         self.saved = self.step
 
     def write_checkpoint(self, folder: Path) -> None:

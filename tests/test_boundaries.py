@@ -17,6 +17,7 @@ import typer
 ROOT = Path(__file__).resolve().parents[1]
 ENTRY_POINTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 HEAVY = {"torch", "av", "zarr", "transformers", "accelerate"}
+TORCH_FREE_ENCODERS = {"gvmgen.encoders.presets", "gvmgen.encoders.probe"}
 MEDIA_PACKAGES = {"open_clip", "transformers", "ffmpeg", "imageio_ffmpeg", "av", "PIL", "audiocraft"}
 
 
@@ -53,9 +54,7 @@ def may_import(importer: str, imported: str) -> bool:
     if is_in(importer, "gvmgen.encoders"):
         return is_in(imported, "gvmgen.encoders", "shards")
     if is_in(imported, "gvmgen.encoders"):
-        return imported == "gvmgen.encoders.presets" or is_in(
-            importer, "gvmgen.generate", "gvmgen.evaluation"
-        )
+        return imported in TORCH_FREE_ENCODERS or is_in(importer, "gvmgen.generate", "gvmgen.evaluation")
     return is_in(imported, "gvmgen", "shards")
 
 

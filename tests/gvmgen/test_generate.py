@@ -1,0 +1,171 @@
+"""From a video file to a music file, with small networks of the real classes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from transformers import EncodecModel
+
+import gvmgen
+from gvmgen.checkpoint import ModelInfo
+from gvmgen.decoding import SamplingConfig
+from gvmgen.encoders.audio import AudioCodec
+from gvmgen.encoders.fingerprint import encoder_fingerprint
+from gvmgen.encoders.media import MediaError, probe
+from gvmgen.encoders.video import VideoEncoder
+from gvmgen.fast import choose_engines
+from gvmgen.generate import Composer, Window, compose, play, windows
+from shards.spec import CODE_RATE, SAMPLE_RATE
+from tests import media as made
+from tests.gvmgen.networks import TINY, make_network
+from tools.pocket.init_untrained import CLIP_CONFIG, codec_config, draw_codebooks
+
+GREEDY = SamplingConfig(temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def codec() -> AudioCodec:
+    torch.manual_seed(0)
+    small = EncodecModel(codec_config(num_filters=4)).eval()
+    draw_codebooks(small, torch.Generator().manual_seed(0))
+    return AudioCodec(small)
+
+
+@pytest.fixture(scope="module")
+def composer(codec: AudioCodec) -> Composer:
+    settings = json.loads(json.dumps(CLIP_CONFIG["model_cfg"]))
+    settings["vision_cfg"] |= {"layers": 1, "width": 32, "head_width": 16}
+    torch.manual_seed(0)
+    encoder = VideoEncoder(open_clip.CLIP(**settings).visual, torch.device("cpu"), torch.float32)
+    network = make_network(codebook_size=2048)
+    info = ModelInfo(preset="pocket", encoder_fingerprint=encoder_fingerprint(encoder, codec))
+    return Composer(network, info, encoder, codec, choose_engines(network), "small")
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1.48 s at 25 frames a second, without sound."""
+    path = tmp_path_factory.mktemp("video") / "numbered.mp4"
+    return made.make_numbered(path, made.constant_times(1.48, Fraction(25)), frame_rate=Fraction(25))
+
+
+@pytest.mark.parametrize("seconds", [1, 29, 30, 31, 50, 51, 121])
+def test_windows_cover_a_piece_and_each_goes_on_from_ten_seconds(seconds: int) -> None:
+    cut = list(windows(seconds * CODE_RATE))
+    assert (cut[0].start, cut[-1].stop) == (0, seconds * CODE_RATE)
+    assert all(window.stop - window.start <= 30 * CODE_RATE for window in cut)
+    assert all(later.start == earlier.stop - 10 * CODE_RATE for earlier, later in itertools.pairwise(cut))
+
+
+def test_a_window_sees_the_frames_it_plays_to() -> None:
+    assert Window(1000, 2500).frames == slice(20, 50)
+    assert Window(1000, 1001).frames == slice(20, 21)
+
+
+def test_a_long_piece_keeps_what_is_composed_and_goes_on_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gvmgen.generate.WINDOW_S", 2)
+    monkeypatch.setattr("gvmgen.generate.CARRY_S", 1)
+    network = make_network()
+    conditions = torch.randn(4, 1, TINY.dim, generator=torch.Generator().manual_seed(0))
+    short = compose(network, conditions, 100, SamplingConfig(), seed=3)
+    long = compose(network, conditions, 180, SamplingConfig(), seed=3)
+    assert long.shape == (1, TINY.num_codebooks, 180)
+    assert torch.equal(long[:, :, :100], short)
+
+
+def test_a_later_window_hears_the_music_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gvmgen.generate.WINDOW_S", 2)
+    monkeypatch.setattr("gvmgen.generate.CARRY_S", 1)
+    network = make_network()
+    conditions = torch.randn(4, 1, TINY.dim, generator=torch.Generator().manual_seed(0))
+    other_start = torch.cat([-conditions[:1], conditions[1:]])  # the second window does not see this frame
+    ends = [compose(network, c, 150, GREEDY, seed=0)[:, :, 100:] for c in (conditions, other_start)]
+    assert not torch.equal(*ends)
+
+
+def test_pieces_decoded_with_overlap_sound_like_the_whole(
+    codec: AudioCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = torch.randint(2048, (1, 4, 6 * CODE_RATE), generator=torch.Generator().manual_seed(0))
+    whole = play(codec, codes, 6 * SAMPLE_RATE)
+    monkeypatch.setattr("gvmgen.generate.DECODE_S", 2)
+    monkeypatch.setattr("gvmgen.generate.CONTEXT_S", 1)
+    pieces = play(codec, codes, 6 * SAMPLE_RATE)
+    assert np.abs(pieces - whole).max() < 1e-3 * np.abs(whole).max()
+
+
+def test_music_is_as_long_as_its_video_to_the_sample(composer: Composer, video: Path) -> None:
+    music = composer.score(video)
+    assert len(music.waveform) == round(1.48 * SAMPLE_RATE)
+    assert np.abs(music.waveform).max() <= 1.0
+    assert music.waveform.std() > 0
+
+
+def test_the_same_seed_gives_the_same_file_and_another_seed_another(
+    composer: Composer, video: Path, tmp_path: Path
+) -> None:
+    files = [composer.score(video, seed=seed).save(tmp_path / f"{n}.wav") for n, seed in enumerate([5, 5, 6])]
+    first, again, other = (path.read_bytes() for path in files)
+    assert first == again
+    assert first != other
+
+
+def test_only_the_first_seconds_are_scored_when_asked(composer: Composer, video: Path) -> None:
+    assert composer.score(video, duration_s=0.5).duration_s == 0.5
+
+
+@pytest.mark.parametrize("duration_s", [0.0, -1.0, 2.0, float("nan")])
+def test_a_duration_that_the_video_does_not_have_is_refused(
+    composer: Composer, video: Path, duration_s: float
+) -> None:
+    with pytest.raises(ValueError, match=r"lasts 1.48 s"):
+        composer.score(video, duration_s=duration_s)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_a_film_gets_the_music_and_keeps_its_length(
+    composer: Composer, video: Path, tmp_path: Path, suffix: str
+) -> None:
+    film = probe(composer.score(video).save(tmp_path / f"film{suffix}"))
+    assert film.has_video
+    assert film.has_audio
+    assert film.duration_s == pytest.approx(1.48, abs=0.05)
+
+
+def test_a_file_without_picture_is_refused(composer: Composer, tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="no picture"):
+        composer.score(made.make_sound_only(tmp_path / "sound.wav"))
+
+
+def test_other_encoders_than_the_models_are_refused_with_their_difference(composer: Composer) -> None:
+    print_of_others = json.loads(json.dumps(composer.info.encoder_fingerprint))
+    print_of_others["audio"]["weights_sha256"] = "0000"
+    info = replace(composer.info, encoder_fingerprint=print_of_others)
+    other = Composer(composer.model, info, composer.video, composer.codec, composer.engines, "other")
+    with pytest.raises(ValueError, match=r"audio.weights_sha256: found .*, wanted '0000'"):
+        other.check_encoders()
+
+
+def test_progress_tells_each_stage_from_start_to_end(composer: Composer, video: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    composer.score(video, progress=lambda *news: told.append(news))
+    stages = list(dict.fromkeys(stage for stage, _, _ in told))
+    assert stages == ["watching", "composing", "decoding"]
+    for stage in stages:
+        parts = [(done, total) for name, done, total in told if name == stage]
+        assert parts[0][0] == 0
+        assert parts[-1][0] == parts[-1][1]
+
+
+def test_the_package_offers_the_composer_as_gvmgen() -> None:
+    assert gvmgen.GVMGen is Composer
+    with pytest.raises(AttributeError, match="no attribute 'GVMGenn'"):
+        _ = gvmgen.GVMGenn
