@@ -178,6 +178,9 @@ def encode(
     cache: Annotated[
         Cache, typer.Option(help="Features in data/cache: none, for good, or until their shard is complete.")
     ] = Cache.until_packed,
+    stop_after: Annotated[
+        int, typer.Option(help="Stop when so many segments in a row fail at the same stage; 0 never.")
+    ] = 20,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")
     ] = False,
@@ -199,6 +202,7 @@ def encode(
         retry=retry.value,
         force=force,
         cache=cache.value,
+        stop_after=stop_after,
     )
     if dry_run:
         print(foresee(folder, config))

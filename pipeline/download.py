@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from pipeline.addresses import check_url, connect
 
@@ -20,6 +20,7 @@ REDIRECTS = (301, 302, 303, 307, 308)
 MAX_REDIRECTS = 5
 WAIT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 CHUNK = 1 << 20
+URL_SAFE = "/%?&=+:;,@!$'()*~[]#"  # what a target may hold as it is; the rest is escaped
 USER_AGENT = "gvm-prep (research crawler, one file at a time)"
 
 
@@ -125,8 +126,8 @@ def _request(connection: _Connection, url: str, headers: Mapping[str, str]) -> h
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
-        connection.request("GET", target, headers={"User-Agent": USER_AGENT, **headers})
-    except ValueError as error:  # spaces or control characters in the target
+        connection.request("GET", quote(target, safe=URL_SAFE), headers={"User-Agent": USER_AGENT, **headers})
+    except (http.client.InvalidURL, UnicodeError) as error:  # of the host
         raise FailedError(f"{shown(url)}: not a URL: {error}") from error
     return connection.getresponse()
 

@@ -6,8 +6,9 @@ Rows are read where they are needed, by their place in the file: a million of th
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipeline.jsonl import append_row, mend_journal
 
@@ -44,15 +45,15 @@ class ScoreBook:
         self._offsets[key] = (*self._offsets.get(key, ()), offset)
 
     def _rows(self, key: str) -> list[dict[str, Any]]:
-        offsets = self._offsets.get(key, ())
-        if not offsets:
-            return []
-        with self.path.open("rb") as file:
-            rows = []
-            for offset in offsets:
-                file.seek(offset)
-                rows.append(json.loads(file.readline()))
-            return rows
+        rows = []
+        for offset in self._offsets.get(key, ()):
+            self._file.seek(offset)
+            rows.append(json.loads(self._file.readline()))
+        return rows
+
+    @cached_property
+    def _file(self) -> BinaryIO:
+        return self.path.open("rb")
 
     def _read(self) -> None:
         """Where each row lies."""

@@ -36,12 +36,19 @@ class Comparison:
     def reason(self, values: Values) -> str | None:
         """Why the row goes, or None."""
         value = values.get(self.name)
-        if value is None or self.holds(value, self.wanted):
+        if value is None or self._holds(value):
             return None
         return f"{self.name} is {value:g}" if isinstance(value, float) else f"{self.name} is {value}"
 
+    def _holds(self, value: float | str) -> bool:
+        try:
+            return self.holds(value, self.wanted)
+        except TypeError as error:
+            raise ValueError(f"--keep: {self} compares {value!r} with a value of another kind") from error
+
     def __str__(self) -> str:
-        return f"{self.name} {self.sign} {self.wanted!r}"
+        wanted = f"{self.wanted:g}" if isinstance(self.wanted, float) else repr(self.wanted)
+        return f"{self.name} {self.sign} {wanted}"
 
 
 @dataclass(frozen=True)
@@ -65,13 +72,13 @@ class AnyOf:
 
     def reason(self, values: Values) -> str | None:
         """None where a measured term holds, or nothing was measured."""
-        measured = [
-            term for term in self.terms if names(term) <= {n for n, v in values.items() if v is not None}
-        ]
+        known = {name for name, value in values.items() if value is not None}
+        measured = tuple(term for term in self.terms if names(term) <= known)
         reasons = [term.reason(values) for term in measured]
         if not reasons or None in reasons:
             return None
-        return f"{', '.join(r for r in reasons if r)}, wanted {self}"
+        wanted = measured[0] if len(measured) == 1 else AnyOf(measured)
+        return f"{', '.join(reason for reason in reasons if reason)}, wanted {wanted}"
 
     def __str__(self) -> str:
         return f"({' or '.join(map(str, self.terms))})"

@@ -1,0 +1,186 @@
+"""`gvm-prep filter` on files whose right answer is known: kept and dropped as a person would, each with its
+reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.crawl import CrawlConfig, crawl
+from pipeline.filtering import DEFAULT_KEEP, FilterConfig, decide_again, filter_manifest
+from pipeline.folder import DataFolder
+from pipeline.manifest import read_manifest
+from tests.pipeline.made_scenes import SECONDS, captioned, encode_again, film, make_film, scene, song
+from tests.pipeline.made_speech import spoken
+
+pytest.importorskip("silero_vad", reason="silero-vad brings the speech detector")
+pytest.importorskip("rapidocr", reason="rapidocr brings the text detector")
+RATE = 32_000
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("films")
+    make_film(folder / "good.mp4", film(1), song(1))
+    make_film(folder / "other.mp4", film(2), song(2))
+    voice = spoken(RATE)[: SECONDS * RATE]
+    make_film(folder / "speech.mp4", film(3), 0.4 * song(3)[: len(voice)] + 0.6 * voice)
+    make_film(folder / "captions.mp4", [captioned(frame) for frame in film(4)], song(4))
+    make_film(folder / "silent.mp4", film(5), np.zeros(SECONDS * RATE, np.float32))
+    make_film(folder / "frozen.mp4", [scene(6)] * SECONDS, song(6))
+    make_film(folder / "black.mp4", [np.zeros((360, 640, 3), np.uint8)] * SECONDS, song(7))
+    make_film(folder / "clipped.mp4", film(8), np.clip(40 * song(8), -1, 1))
+    encode_again(folder / "good.mp4", folder / "again.mp4")
+    make_film(folder / "same music.mp4", film(9), song(2))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def filtered(films: Path, tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
+    data = DataFolder(tmp_path_factory.mktemp("data"))
+    crawl([films], data.manifest, CrawlConfig())
+    filter_manifest(data, FilterConfig())
+    return data
+
+
+@pytest.fixture
+def data(filtered: DataFolder, tmp_path: Path) -> DataFolder:
+    """A copy to change."""
+    shutil.copytree(filtered.root, tmp_path / "data")
+    return DataFolder(tmp_path / "data")
+
+
+def rows(data: DataFolder) -> dict[str, dict[str, Any]]:
+    found = map(json.loads, data.manifest.read_text().splitlines())
+    return {Path(row["source"]).stem: row for row in found}
+
+
+def test_the_default_thresholds_keep_and_drop_what_a_person_would(filtered: DataFolder) -> None:
+    verdicts = {name: row["dropped"] and row["dropped"].split()[0] for name, row in rows(filtered).items()}
+    assert verdicts == {
+        "good": None,
+        "other": None,
+        "same music": None,
+        "speech": "speech",
+        "captions": "text",
+        "silent": "silence",
+        "frozen": "static",
+        "black": "black",
+        "clipped": "clipping",
+        "again": "duplicate",
+    }
+
+
+def test_every_reason_says_what_was_found_and_what_was_wanted(filtered: DataFolder) -> None:
+    found = rows(filtered)
+    assert found["speech"]["dropped"].endswith("wanted speech < 0.3")
+    assert found["again"]["dropped"] == f"duplicate of {found['good']['key']}"
+
+
+def test_the_smaller_twin_goes_and_the_larger_stays(filtered: DataFolder) -> None:
+    found = rows(filtered)
+    assert found["again"]["source_size"] < found["good"]["source_size"]
+
+
+def test_only_kept_segments_are_read_for_encoding(filtered: DataFolder) -> None:
+    assert {Path(segment.source).stem for segment in read_manifest(filtered.manifest)} == {
+        "good",
+        "other",
+        "same music",
+    }
+
+
+def test_duplicates_and_one_songs_videos_share_group_and_split(filtered: DataFolder) -> None:
+    found = rows(filtered)
+    for one, other in (("good", "again"), ("other", "same music")):
+        assert found[one]["group"] == found[other]["group"]
+        assert found[one]["split"] == found[other]["split"]
+    assert found["good"]["group"] != found["other"]["group"]
+
+
+def test_deciding_again_measures_nothing_and_brings_rows_back(data: DataFolder) -> None:
+    before = (data.root / "scores.jsonl").read_bytes()
+    summary = filter_manifest(data, FilterConfig(keep="silence < 0.5"))
+    assert "0 segments measured" in summary
+    assert (data.root / "scores.jsonl").read_bytes() == before
+    assert [name for name, row in rows(data).items() if row["dropped"]] == ["silent"]
+
+
+def test_what_a_killed_run_measured_is_not_measured_again(data: DataFolder) -> None:
+    journal = data.root / "scores.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:6]) + lines[6][:40])
+    before = rows(data)
+    summary = filter_manifest(data, FilterConfig())
+    assert f"{len(lines) - 6} segments measured" in summary
+    assert rows(data) == before
+    assert sorted(journal.read_text().splitlines()) == sorted(line.strip() for line in lines)
+
+
+def test_a_later_crawl_applies_the_thresholds_in_force(data: DataFolder, films: Path) -> None:
+    before = rows(data)
+    crawl([films], data.manifest, CrawlConfig())
+    assert len(list(read_manifest(data.manifest))) == len(before)
+    assert decide_again(data.manifest) is not None
+    assert rows(data) == before
+
+
+def test_a_crawl_without_thresholds_decides_nothing(films: Path, tmp_path: Path) -> None:
+    crawl([films / "good.mp4"], tmp_path / "manifest.jsonl", CrawlConfig())
+    assert decide_again(tmp_path / "manifest.jsonl") is None
+
+
+def test_an_unknown_score_is_refused_with_those_there_are(data: DataFolder) -> None:
+    before = data.manifest.read_bytes()
+    with pytest.raises(ValueError, match=r"asks for musik, which no segment has; there are .*speech"):
+        filter_manifest(data, FilterConfig(score="none", keep="musik > 0.5"))
+    assert data.manifest.read_bytes() == before
+
+
+def test_labels_and_lengths_may_be_asked_for(data: DataFolder) -> None:
+    filter_manifest(data, FilterConfig(score="none", keep="duration_s > 100"))
+    assert all("duration_s" in row["dropped"] for row in rows(data).values())
+
+
+def test_an_unknown_filter_is_refused_with_the_known(data: DataFolder) -> None:
+    with pytest.raises(ValueError, match="smell is unknown; known: all, none, silence"):
+        filter_manifest(data, FilterConfig(score="silence,smell"))
+
+
+def test_a_file_that_broke_since_the_crawl_is_dropped_with_its_error(films: Path, tmp_path: Path) -> None:
+    shutil.copy(films / "good.mp4", tmp_path / "a.mp4")
+    data = DataFolder(tmp_path / "data")
+    crawl([tmp_path / "a.mp4"], data.manifest, CrawlConfig())
+    (tmp_path / "a.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[:2000])
+    filter_manifest(data, FilterConfig(score="silence,picture"))
+    assert rows(data)["a"]["dropped"].startswith("unreadable: ")
+
+
+def test_a_filter_whose_package_is_missing_is_one_line_and_the_others_run(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.filters.score.is_there", lambda module: module != "rapidocr")
+    data = DataFolder(tmp_path)
+    crawl([films / "captions.mp4"], data.manifest, CrawlConfig())
+    summary = filter_manifest(data, FilterConfig(score="silence,text", keep=DEFAULT_KEEP))
+    assert "text: not scored; needs rapidocr. Run: pip install 'gvmgen[filters]'" in summary
+    assert rows(data)["captions"]["dropped"] is None
+
+
+def test_without_a_manifest_the_message_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="Run: gvm-prep crawl-manifest"):
+        filter_manifest(DataFolder(tmp_path), FilterConfig())
+
+
+@pytest.mark.slow
+def test_real_videos_are_all_kept(shared_dir: Path, tmp_path: Path) -> None:
+    data = DataFolder(tmp_path)
+    crawl([shared_dir / "videos"], data.manifest, CrawlConfig())
+    filter_manifest(data, FilterConfig())
+    assert {name: row["dropped"] for name, row in rows(data).items() if row["dropped"]} == {}
+    assert len(rows(data)) == 8
