@@ -165,6 +165,11 @@ def find_musicgen(source: str | Path) -> Path:
 def official_config(checkpoint: Checkpoint) -> ModelConfig:
     """The network that an official checkpoint's own configuration describes."""
     video = "conditioners.visual_content.video."
+    if "visual_content" not in checkpoint.settings.get("conditioners", {}):
+        raise ValueError(
+            f"{checkpoint.where}: is no GVMGen, nothing in it sees a video. "
+            "If it is a MusicGen, training can start from it: gvm-train --init PATH"
+        )
     if not checkpoint.setting(video + "is_qformer"):
         raise ValueError(f"{checkpoint.where}: is_qformer is false, so it has no feature transformation")
     missing = [name for name in (VISUAL + "proj", VISUAL + "query_tokens") if name not in checkpoint.tensors]

@@ -52,7 +52,7 @@ class SpatialAttention(nn.Module):
         super().__init__()
         dim = config.feature_dim
         self.num_heads = config.transformation_num_heads
-        self.dropout_rate = config.transformation_dropout
+        self._rate = config.transformation_dropout
         self.query = Linear(dim, dim)
         self.key_value = Linear(dim, 2 * dim)
         self.out = Linear(dim, dim)
@@ -62,10 +62,24 @@ class SpatialAttention(nn.Module):
     def forward(self, queries: Tensor, source: Tensor) -> Tensor:
         """queries: [B * F, Q, D]; source: [B * F, Q or P, D]. Returns [B * F, Q, D]."""
         query = split_heads(self.query(queries), self.num_heads)
-        key, value = (split_heads(x, self.num_heads) for x in self.key_value(source).chunk(2, dim=-1))
-        rate = self.dropout_rate if self.training else 0.0
-        mixed = fn.scaled_dot_product_attention(query, key, value, dropout_p=rate)
-        return fn.dropout(self.norm(self.dense(self.out(merge_heads(mixed)))), rate, self.training)
+        mixed = self.dense(self.out(merge_heads(self._attend(query, source))))
+        return fn.dropout(self.norm(mixed), self._rate, self.training)
+
+    def _attend(self, query: Tensor, source: Tensor) -> Tensor:
+        """query: [B * F, H, Q, D / H]; source: [B * F, P, D]. Returns [B * F, H, Q, D / H].
+
+        The queries are few and the patches many, so keys and values are never projected: each query goes
+        through the keys' weights, and the mean of what it sees through the values'. For 16 queries and 577
+        patches that is a quarter of the arithmetic. The keys' bias adds the same to all scores of a query.
+        """
+        to_key, to_value = self.key_value.weight.unflatten(0, (2, self.num_heads, -1))  # [H, D / H, D] each
+        value_bias = self.key_value.bias.unflatten(0, (2, self.num_heads, 1, -1))[1]  # [H, 1, D / H]
+        reach = query @ to_key * query.shape[-1] ** -0.5  # [B * F, H, Q, D / H] -> [B * F, H, Q, D]
+        scores = reach.flatten(1, 2) @ source.mT  # [B * F, H * Q, P]
+        weights = fn.dropout(scores.softmax(dim=-1), self._rate, self.training)
+        seen = (weights @ source).unflatten(1, (self.num_heads, -1))  # [B * F, H, Q, D]
+        totals = weights.sum(dim=-1).unflatten(1, (self.num_heads, -1))[..., None]  # 1 but for dropout
+        return seen @ to_value.mT + totals * value_bias
 
 
 class TransformationLayer(nn.Module):
@@ -380,13 +394,19 @@ def masked_bias(bias: Tensor | None, seen: Tensor | None, dtype: torch.dtype) ->
     return None if bias is None else bias.to(dtype)
 
 
+def code_losses(logits: Tensor, codes: Tensor, mask: Tensor) -> Tensor:
+    """float32 [K]: each codebook's cross entropy in nats, summed over its codes. Arguments as `code_loss`."""
+    rows = logits.float().flatten(0, 2)  # [B, K, T, V] -> [B * K * T, V]
+    losses = fn.cross_entropy(rows, codes.flatten(), reduction="none").view_as(codes)
+    return (losses * mask).sum(dim=(0, 2))
+
+
 def code_loss(logits: Tensor, codes: Tensor, mask: Tensor) -> Tensor:
     """Mean over the codebooks of their mean cross entropy (eq. 7), in nats.
 
     logits: [B, K, T, V]; codes: int64 [B, K, T]; mask: bool [B, K, T].
     """
-    losses = fn.cross_entropy(logits.float().movedim(-1, 1), codes, reduction="none")  # [B, K, T]
-    return ((losses * mask).sum(dim=(0, 2)) / mask.sum(dim=(0, 2)).clamp(min=1)).mean()
+    return (code_losses(logits, codes, mask) / mask.sum(dim=(0, 2)).clamp(min=1)).mean()
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from gvmgen.checkpoint import load_model
 from gvmgen.delay import align_logits, decoder_inputs
 from gvmgen.encoders.presets import MissingWeightsError
 from gvmgen.imports import ImportReport, import_musicgen
@@ -195,6 +196,13 @@ def test_weights_that_cannot_be_had_are_a_clear_error(monkeypatch: pytest.Monkey
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(MissingWeightsError, match="nobody/musicgen-nothing: no such folder"):
         import_musicgen("nobody/musicgen-nothing", TINY)
+
+
+def test_a_musicgen_is_no_model_to_compose_with(tmp_path: Path) -> None:
+    package = {"best_state": {}, "xp.cfg": "conditioners: {description: {model: t5}}"}
+    torch.save(package, tmp_path / "state_dict.bin")
+    with pytest.raises(ValueError, match="gvm-train --init"):
+        load_model(tmp_path)
 
 
 def test_a_folder_without_weights_says_what_it_should_hold(tmp_path: Path) -> None:
