@@ -138,7 +138,7 @@ def generate_command(
             show_default=False,
         ),
     ],
-    seed: Annotated[int, typer.Option(help="The same seed gives the same music.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same music.")] = 0,
     duration: Annotated[
         float | None, typer.Option(help="Score only the first seconds.", show_default="all")
     ] = None,

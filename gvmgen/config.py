@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_origin, get_type_hints
 
 from shards.spec import CODE_RATE, CODEBOOK_SIZE, FRAME_RATE, NUM_CODEBOOKS
 
@@ -154,6 +154,9 @@ class TrainConfig:
         for name in ("warmup_steps", "eval_every", "weight_decay", "max_grad_norm"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        model_config(self.preset)  # raises where it is unknown
+        if self.crop_s is not None and (self.crop_s < 1 or self.crop_s != int(self.crop_s)):
+            raise ValueError(f"crop_s is {self.crop_s}; it must be a whole number of seconds")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
         if not self.lr > 0:
@@ -185,4 +188,9 @@ class TrainConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown training settings {unknown}; known: {sorted(known)}")
+        for name, wanted in get_type_hints(cls).items():
+            accepted = dict if get_origin(wanted) is dict else wanted
+            accepted = accepted | int if isinstance(0.0, accepted) else accepted  # 1 is a float, too
+            if name in values and not isinstance(values[name], accepted):
+                raise ValueError(f"training setting {name} is {values[name]!r}; it must be {wanted}")
         return cls(**values)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gvmgen.config import model_config
 from gvmgen.encoders.presets import POCKET_DIR
 from shards.spec import fingerprint_differences
 
@@ -104,6 +105,8 @@ def find_model(model: str | None, runs: Path, preset: str | None) -> Path:
     model: a model folder, or a run's folder. preset: take no model of another preset.
     Raises ValueError that says what was looked for and where.
     """
+    if preset is not None:
+        model_config(preset)  # raises where it is unknown
     if model is not None:
         return _named_model(Path(model))
     found = [checkpoint for run in runs.glob("*") for checkpoint in complete_checkpoints(run)]

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as fn
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -27,7 +26,7 @@ from gvmgen.checkpoint import ModelInfo, load_model, save_model
 from gvmgen.config import TrainConfig
 from gvmgen.data import Batch, SegmentLoader, crop_window
 from gvmgen.imports import import_musicgen, is_official
-from gvmgen.model import GVMGen
+from gvmgen.model import GVMGen, code_losses
 from gvmgen.optimiser import adamw, learning_rate, load_state_tensors, set_learning_rate, state_tensors
 from gvmgen.runlog import RunLog, StepClock, StepReport
 from gvmgen.runs import MODEL_CONFIG, STATE, RunFolder, find_model
@@ -242,15 +241,15 @@ class Trainer:
 
     def summed_losses(self, model: nn.Module, batch: Batch, drop_condition: Tensor | None = None) -> Tensor:
         """float32 [K]: cross entropy of each codebook, summed over a batch's codes."""
+        codes = batch["codes"]
         logits, mask = model(
             batch["features"],
-            batch["codes"],
+            codes,
             drop_condition=drop_condition,
             num_frames=batch["num_frames"],
             num_code_frames=batch["num_code_frames"],
         )
-        losses = fn.cross_entropy(logits.float().movedim(-1, 1), batch["codes"], reduction="none")
-        return (losses * mask).sum(dim=(0, 2))  # [B, K, T] -> [K]
+        return code_losses(logits, codes, mask)
 
     def update(self) -> float:
         """Step the optimiser; returns the gradient's norm. A gradient that is not finite changes nothing.

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +26,7 @@ from shards.reader import ShardSet
 from shards.spec import CODE_RATE, NUM_PATCHES, Sample, ShardError
 from shards.writer import write_shard
 
+ROOT = Path(__file__).resolve().parents[2]
 WIDTH = 32
 TINY = {
     "feature_dim": WIDTH,
@@ -225,3 +232,74 @@ def test_a_corrupt_sample_ends_the_run_with_its_name_and_a_checkpoint(data: Path
     with pytest.raises(ShardError, match=last_drawn.record.key):
         train(config)
     assert (tmp_path / "tiny/checkpoints/step_00000005/state.json").is_file()
+
+
+def command(config: TrainConfig, folder: Path) -> list[str]:
+    """`gvm-train` with these settings, as a user's command line."""
+    file = folder / "settings.json"
+    file.write_text(json.dumps(asdict(config)))
+    return [str(ROOT / "gvm-train"), "--config", str(file)]
+
+
+def wait_for_lines(file: Path, number: int) -> None:
+    """Return once a process has written this many lines."""
+    for _ in range(1200):
+        if file.exists() and len(file.read_text().splitlines()) >= number:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{file} never had {number} lines")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_that_is_stopped_goes_on_where_it_was(
+    data: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    config = tiny_config(data, tmp_path / "stopped", steps=60, save_every=2)
+    arguments = [sys.executable, *command(config, tmp_path)]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_lines(config.run_folder / "metrics.jsonl", 3)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=120)
+    stopped_at = len(losses(tmp_path / "stopped"))
+    assert stopped_at < 60
+    if number == signal.SIGTERM:
+        assert process.returncode == 0
+        assert "Stopped (SIGTERM) after step" in stderr
+    again = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert "Resumes at step" in again.stderr
+    whole = replace(config, runs=str(tmp_path / "whole"))
+    train(whole)
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_run_whose_launcher_is_killed_saves_and_stops(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, steps=100_000, save_every=100_000)
+    launcher = [str(Path(sys.executable).with_name("accelerate")), "launch"]
+    with subprocess.Popen([*launcher, *command(config, tmp_path)], stderr=subprocess.DEVNULL) as process:
+        wait_for_lines(config.run_folder / "metrics.jsonl", 2)
+        process.kill()
+    for _ in range(600):
+        if RunFolder(config.run_folder).latest():
+            return
+        time.sleep(0.1)
+    raise AssertionError("the run went on without its launcher")
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(data: Path, tmp_path: Path) -> None:
+    without_dropout = TINY | {"transformation_dropout": 0.0}
+    one = tiny_config(data, tmp_path / "one", model=without_dropout)
+    train(one)
+    two = replace(one, runs=str(tmp_path / "two"))
+    launcher = [str(Path(sys.executable).with_name("accelerate")), "launch", "--cpu", "--num_processes", "2"]
+    subprocess.run([*launcher, *command(two, tmp_path)], check=True, capture_output=True)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
+def test_it_learns_a_few_segments_by_heart(data: Path, tmp_path: Path) -> None:
+    """The README's command in miniature: below half of what guessing costs, ln 2048."""
+    sizes = TINY | {"dim": 128, "num_heads": 4}
+    train(tiny_config(data, tmp_path, model=sizes, steps=120, lr=1e-2, warmup_steps=10, batch_size=7))
+    assert losses(tmp_path)[-1] < math.log(2048) / 2
