@@ -38,9 +38,6 @@ from shards.spec import (
 FRAMES_AT_ONCE = 8
 WINDOW_S = 30  # seconds of music the network is trained on
 CARRY_S = 10  # seconds of the music so far that a further window goes on from
-DECODE_S = 30  # seconds the codec decodes at once, so that an hour needs no more memory than a minute
-CONTEXT_S = 2  # seconds beside them, decoded and dropped: the codec's convolutions and LSTM see over the cut
-STRIDE = SAMPLE_RATE // CODE_RATE  # waveform samples a code frame
 MAX_SEED = 2**32 - 1
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, how much there is
@@ -240,22 +237,11 @@ def compose(
 
 
 def play(codec: AudioCodec, codes: Tensor, num_samples: int, progress: Progress = _silent) -> np.ndarray:
-    """Waveform float32 [num_samples] of codes [1, K, T], decoded in pieces that are faded into each other."""
-    total = codes.shape[2]
-    waveform = np.zeros(max(num_samples, total * STRIDE), dtype=np.float32)
-    for start in range(0, total, DECODE_S * CODE_RATE):
-        progress("decoding", start, total)
-        stop = min(total, start + DECODE_S * CODE_RATE)
-        first = max(0, start - CONTEXT_S * CODE_RATE)
-        last = min(total, stop + CONTEXT_S * CODE_RATE)
-        piece = codec.decode(codes[:, :, first:last])[0].float().cpu().numpy()
-        piece = piece[(start - first) * STRIDE :][: (min(last, stop + 1) - start) * STRIDE]
-        if start:  # the frame that the piece before has left here fades out, this one fades in
-            rising = np.linspace(0, 1, STRIDE, dtype=np.float32)
-            piece[:STRIDE] = rising * piece[:STRIDE] + (1 - rising) * waveform[start * STRIDE :][:STRIDE]
-        waveform[start * STRIDE :][: len(piece)] = piece
-    progress("decoding", total, total)
-    return waveform[:num_samples] / max(1.0, np.abs(waveform[:num_samples]).max())  # never clipped
+    """Waveform float32 [num_samples], -1 … 1, of codes [1, K, T]."""
+    progress("decoding", 0, codes.shape[2])
+    waveform = codec.decode(codes)[0, :num_samples].float().cpu().numpy()
+    progress("decoding", codes.shape[2], codes.shape[2])
+    return waveform / max(1.0, np.abs(waveform).max())  # quieter rather than clipped
 
 
 def _feature_dtype(info: ModelInfo) -> torch.dtype | None:

@@ -91,15 +91,13 @@ def test_a_later_window_hears_the_music_before_it(monkeypatch: pytest.MonkeyPatc
     assert not torch.equal(*ends)
 
 
-def test_pieces_decoded_with_overlap_sound_like_the_whole(
+def test_loud_music_is_made_quieter_rather_than_clipped(
     codec: AudioCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    codes = torch.randint(2048, (1, 4, 6 * CODE_RATE), generator=torch.Generator().manual_seed(0))
-    whole = play(codec, codes, 6 * SAMPLE_RATE)
-    monkeypatch.setattr("gvmgen.generate.DECODE_S", 2)
-    monkeypatch.setattr("gvmgen.generate.CONTEXT_S", 1)
-    pieces = play(codec, codes, 6 * SAMPLE_RATE)
-    assert np.abs(pieces - whole).max() < 1e-3 * np.abs(whole).max()
+    codes = torch.zeros(1, 4, 50, dtype=torch.int64)
+    monkeypatch.setattr(codec, "decode", lambda _: torch.linspace(-4, 2, SAMPLE_RATE)[None])
+    waveform = play(codec, codes, SAMPLE_RATE)
+    np.testing.assert_allclose(waveform, np.linspace(-1, 0.5, SAMPLE_RATE), atol=1e-6)
 
 
 def test_music_is_as_long_as_its_video_to_the_sample(composer: Composer, video: Path) -> None:
