@@ -85,6 +85,7 @@ class SourceFeatures:
         with suppress(OSError):  # others may be at it, and frames may be left
             (self.path / "c").rmdir()
             shutil.rmtree(self.path)
+            self.path.parent.rmdir()
 
 
 def _open(path: Path) -> Any:

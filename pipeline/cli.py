@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -209,7 +210,11 @@ def encode(
         return
     from pipeline.run import encode as encode_data
 
-    report = encode_data(folder, config)
+    try:
+        report = encode_data(folder, config)
+    except KeyboardInterrupt:
+        print("gvm-prep: interrupted; the same command goes on where this one ended", file=sys.stderr)
+        raise
     print("\n".join(report.lines(folder, config)))
     if report.num_failed:
         raise typer.Exit(ExitCode.FAILED)

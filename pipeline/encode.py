@@ -6,7 +6,7 @@ Frames are numbered by the seconds from their source's start.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,8 @@ from pipeline.manifest import Segment, frames_of
 from pipeline.sources import sha256_of
 from shards.spec import FRAME_RATE, SAMPLE_RATE, Sample
 
-BATCH_FRAMES = 8  # beyond it CLIP gains nothing on a CPU
+CPU_BATCH = 8  # frames; beyond it CLIP gains nothing there
+GPU_BATCH = 30  # a segment's
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,20 @@ class Encoders:
 
     video: VideoEncoder
     audio: AudioCodec
+    is_on_gpu: bool = False
 
     @classmethod
-    def load(cls, preset: str, device: str) -> Self:
+    def load(cls, preset: str, device: str | None = None) -> Self:
+        """The preset's encoders on `device`; None, on a GPU where there is one."""
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         config = encoder_config(preset)
-        return cls(VideoEncoder.load(config, device=device), AudioCodec.load(config, device=device))
+        video, audio = VideoEncoder.load(config, device=device), AudioCodec.load(config, device=device)
+        return cls(video, audio, is_on_gpu=device.startswith("cuda"))
+
+    @property
+    def batch_size(self) -> int:
+        """Frames that go through CLIP together."""
+        return GPU_BATCH if self.is_on_gpu else CPU_BATCH
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -122,9 +132,11 @@ def _encode_frames(
     if entry is not None:
         features |= entry.read(media.frames.keys() - features.keys())
     progress.cached(len(features))
-    for frames in _batches(sorted(media.frames.keys() - features.keys())):
-        batch = encoders.video.encode(torch.stack([media.frames[frame] for frame in frames]))
-        for frame, frame_features in zip(frames, batch.cpu().numpy(), strict=True):
+    todo = sorted(media.frames.keys() - features.keys())
+    for i in range(0, len(todo), encoders.batch_size):
+        frames = todo[i : i + encoders.batch_size]
+        batch = clip_features(torch.stack([media.frames[frame] for frame in frames]), encoders)
+        for frame, frame_features in zip(frames, batch, strict=True):
             features[frame] = frame_features
             if entry is not None:
                 entry.write(frame, frame_features)
@@ -132,8 +144,26 @@ def _encode_frames(
     return np.stack([features[frame] for frame in frames_of(segment)])
 
 
-def _batches(frames: list[int]) -> Iterable[list[int]]:
-    return (frames[i : i + BATCH_FRAMES] for i in range(0, len(frames), BATCH_FRAMES))
+def clip_features(frames: Tensor, encoders: Encoders) -> np.ndarray:
+    """uint8 [F, 3, 336, 336] -> float16 [F, P, D].
+
+    A GPU chooses its kernels by the batch's size, and they differ in the last bit. So every batch there has
+    one size, and a frame's features do not depend on where a run was killed. On a CPU they never did.
+    """
+    num_frames = len(frames)
+    if encoders.is_on_gpu:
+        frames = torch.cat([frames, frames[-1:].expand(encoders.batch_size - num_frames, -1, -1, -1)])
+    return _encode_in_memory(frames, encoders.video)[:num_frames]
+
+
+def _encode_in_memory(frames: Tensor, video: VideoEncoder) -> np.ndarray:
+    """As `clip_features`; in halves where memory runs out."""
+    try:
+        return video.encode(frames).cpu().numpy()
+    except torch.OutOfMemoryError:
+        if len(frames) == 1:
+            raise
+        return np.concatenate([_encode_in_memory(half, video) for half in frames.chunk(2)])
 
 
 def check_source(segment: Segment, path: Path) -> None:

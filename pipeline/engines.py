@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,8 @@ from typing import Self
 
 from pipeline.cache import FeatureCache
 from pipeline.encode import Encoders, Media, Progress, encode_media, read_media
-from pipeline.failures import Failure, SegmentError
+from pipeline.estimate import num_bytes
+from pipeline.failures import Breaker, Failure, SegmentError
 from pipeline.jsonl import read_journal, write_rows
 from pipeline.manifest import Segment, source_path
 from pipeline.plan import ShardPlan
@@ -23,6 +25,7 @@ from shards.record import ShardRecord
 from shards.spec import Sample, ShardBusyError, failures_path, record_path
 from shards.writer import write_shard
 
+SPARE_BYTES = 64 << 20  # left free for records, plans and logs
 READ_AHEAD = 2  # segments; 30 s are about 10 MB of frames
 
 
@@ -37,6 +40,7 @@ class Work:
     cache: FeatureCache | None = None
     force: bool = False  # make complete shards again
     progress: Progress = field(default_factory=Progress)
+    breaker: Breaker = field(default_factory=lambda: Breaker(limit=0))
 
     def read(self, segment: Segment) -> Media:
         return read_media(segment, source_path(self.manifest, segment), self.encoders, self.cache)
@@ -58,8 +62,20 @@ def encode_shards(todo: Sequence[ShardPlan], work: Work) -> Iterator[ShardRecord
     segments = (segment for shard in todo if is_open(shard) for segment in _to_encode(shard, work))
     with ReadAhead(segments, work.read) as media:
         for shard in filter(is_open, todo):
+            _refuse_full_disk(shard, work)
             with suppress(ShardBusyError):
                 yield encode_shard(shard, work, media.take)
+
+
+def _refuse_full_disk(shard: ShardPlan, work: Work) -> None:
+    """Raise OSError before a shard that cannot end well."""
+    needed = num_bytes([shard], work.encoders.video.feature_dim) * (1 if work.cache is None else 2)
+    free = shutil.disk_usage(work.manifest.parent).free
+    if free < needed + SPARE_BYTES:
+        raise OSError(
+            f"{work.shards}: shard {shard.shard} takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free. "
+            "Make room and run again; what is complete stays"
+        )
 
 
 def encode_shard(shard: ShardPlan, work: Work, read: Callable[[Segment], Media]) -> ShardRecord:
@@ -77,8 +93,11 @@ def encode_shard(shard: ShardPlan, work: Work, read: Callable[[Segment], Media])
     def samples() -> Iterator[Sample]:
         for key in shard.keys:
             try:
-                yield former[key]() if key in former else _encode_segment(key, work, read)
+                sample = former[key]() if key in former else _encode_segment(key, work, read)
+                work.breaker.passed()
+                yield sample
             except SegmentError as error:
+                work.breaker.failed(error)
                 failures.append(_failure(key, error, work, attempts.get(key, 0) + 1))
                 left_out.append({"key": key, "kind": error.kind, "stage": error.stage})
         # Before the record: who sees the shard also sees why it lacks something.
@@ -119,7 +138,7 @@ def _failure(key: str, error: SegmentError, work: Work, attempt: int) -> Failure
 def former_samples(shard: ShardPlan, work: Work) -> dict[str, Callable[[], Sample]]:
     """Samples that an earlier run made, by key: a retry encodes only what failed."""
     path = record_path(work.shards, shard.shard)
-    if work.force or not path.exists():
+    if work.force or not (path.exists() and path.with_suffix(".tar").exists()):
         return {}
     shard_set = ShardSet([(path.with_suffix(".tar"), ShardRecord.load(path))])
     return {ref.record.key: partial(shard_set.read, i) for i, ref in enumerate(shard_set.samples)}

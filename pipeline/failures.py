@@ -36,6 +36,27 @@ class Failure:
         return asdict(self)
 
 
+class Breaker:
+    """Stops a run whose segments fail one after the other at the same stage: the cause is not in them."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit  # 0: never
+        self._stage, self._num_alike = "", 0
+
+    def passed(self) -> None:
+        self._num_alike = 0
+
+    def failed(self, error: SegmentError) -> None:
+        """Raises ValueError with the last failure."""
+        self._num_alike = self._num_alike + 1 if error.stage == self._stage else 1
+        self._stage = error.stage
+        if self._num_alike == self.limit:
+            raise ValueError(
+                f"{self.limit} segments in a row failed at the stage '{error.stage}', the last with: {error} "
+                "Mend it and run again; --stop-after 0 goes on regardless"
+            ) from error
+
+
 @contextmanager
 def stage(name: str) -> Iterator[None]:
     """Turn what goes wrong inside into a SegmentError, unless no segment is to blame for it."""

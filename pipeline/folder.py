@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,24 +40,31 @@ class DataFolder:
 
     def record(self, shard: int) -> ShardRecord | None:
         """The shard's commit record, None where it is not complete. Raises ShardError for a damaged one."""
-        return ShardRecord.load(record_path(self.shards, shard)) if self.is_complete(shard) else None
+        try:
+            return ShardRecord.load(record_path(self.shards, shard)) if self.is_complete(shard) else None
+        except FileNotFoundError:  # another process has just begun to replace the shard
+            return None
 
     def read_segments(self) -> dict[str, Segment]:
         """The manifest by key."""
         return {segment.key: segment for segment in read_manifest(self.manifest)}
 
-    def freeze_plan(self, segments: dict[str, Segment]) -> Plan:
-        """The plan that covers these segments, written down. Raises ValueError where `freeze` does."""
+    def freeze_plan(self, segments: Mapping[str, Segment], forced: str = "") -> Plan:
+        """The plan that covers these segments, written down.
+
+        forced: shards that may change although they are finished, as in `choose`. Raises ValueError where
+        the manifest contradicts any other finished shard.
+        """
         with held(self.plan):
-            old = read_plan(self.plan)
-            plan = freeze(old, list(segments.values()), self._finished)
-            if plan != old:
+            plan = self.foresee_plan(segments, forced)
+            if plan != read_plan(self.plan):
                 write_plan(self.plan, plan)
         return plan
 
-    def foresee_plan(self, segments: dict[str, Segment]) -> Plan:
+    def foresee_plan(self, segments: Mapping[str, Segment], forced: str = "") -> Plan:
         """What `freeze_plan` would write down."""
-        return freeze(read_plan(self.plan), list(segments.values()), self._finished)
+        old = read_plan(self.plan)
+        return freeze(old, list(segments.values()), self._finished, choose(old, forced).keys())
 
     def _finished(self, shard: int) -> FinishedShard | None:
         record = self.record(shard)
@@ -67,11 +74,17 @@ class DataFolder:
 
 
 def choose(plan: Plan, numbers: str) -> Plan:
-    """The planned shards among `numbers`: `all`, `0-99` or `3,7,10-12`. ValueError for another form."""
+    """The planned shards among `numbers`: `all`, or as `ranges` reads them."""
     if numbers == "all":
         return plan
-    chosen: Plan = {}
-    for part in numbers.split(","):
+    asked = ranges(numbers)
+    return {shard: plan[shard] for shard in sorted(plan) if any(shard in numbers for numbers in asked)}
+
+
+def ranges(numbers: str) -> list[range]:
+    """`0-99` or `3,7,10-12` as ranges; empty, none. Raises ValueError for another form."""
+    found = []
+    for part in numbers.split(",") if numbers else ():
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if match is None:
             raise ValueError(
@@ -80,8 +93,8 @@ def choose(plan: Plan, numbers: str) -> Plan:
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise ValueError(f"--shards {numbers}: {part.strip()} runs backwards")
-        chosen |= {shard: planned for shard, planned in plan.items() if first <= shard <= last}
-    return dict(sorted(chosen.items()))
+        found.append(range(first, last + 1))
+    return found
 
 
 def planned_frames(shards: Iterable[ShardPlan]) -> int:

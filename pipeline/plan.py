@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,22 +80,27 @@ def held(path: Path) -> Iterator[None]:
         yield
 
 
-def freeze(old: Plan, segments: Sequence[Segment], finished: Callable[[int], FinishedShard | None]) -> Plan:
+def freeze(
+    old: Plan,
+    segments: Sequence[Segment],
+    finished: Callable[[int], FinishedShard | None],
+    forced: Collection[int] = (),
+) -> Plan:
     """The plan that covers the manifest's segments.
 
     old: the frozen plan. finished: what a shard's commit record says, None where it has none; a shard without
-    one follows the manifest where a planned segment changed or went, and gains none.
+    one follows the manifest where a planned segment changed or went, and gains none; so do `forced` shards.
     Raises ValueError where the manifest contradicts a finished shard; the message says in what.
     """
     rows = {segment.key: segment.identity for segment in segments}
     plan: Plan = {}
     for shard in old.values():
         record = finished(shard.shard)
-        if record is not None:
+        if record is not None and shard.shard not in forced:
             _refuse_contradiction(shard, rows, record.left_out)
             plan[shard.shard] = shard
-        elif kept := _ordered(rows[key] for key in shard.keys if key in rows):
-            plan[shard.shard] = ShardPlan(shard.shard, kept)
+        elif (kept := _ordered(rows[key] for key in shard.keys if key in rows)) or record is not None:
+            plan[shard.shard] = ShardPlan(shard.shard, kept)  # a finished shard that lost all is made empty
     planned = {key for shard in plan.values() for key in shard.keys}
     new = [segment for segment in segments if segment.key not in planned]
     return plan | (_append(plan, new) if plan else _by_hash(new))
@@ -111,7 +116,7 @@ def _by_hash(segments: Iterable[Segment]) -> Plan:
 
 def _append(plan: Plan, segments: Sequence[Segment]) -> Plan:
     """New shards after the last, each as large as the largest there is; mixed by key, which is a hash."""
-    size = max(len(shard.segments) for shard in plan.values())
+    size = max(1, *(len(shard.segments) for shard in plan.values()))
     by_key = sorted((segment.identity for segment in segments), key=lambda row: row["key"])
     groups = [by_key[i : i + size] for i in range(0, len(by_key), size)]
     return {shard: ShardPlan(shard, _ordered(rows)) for shard, rows in enumerate(groups, start=max(plan) + 1)}
@@ -136,14 +141,15 @@ def _refuse_contradiction(shard: ShardPlan, rows: Mapping[str, Identity], left_o
         )
         raise ValueError(
             f"shard {shard.shard} is finished, and the manifest now says otherwise: {shown}. "
-            "Crawl with the options and sources of before (--append adds to them), or choose another --data"
+            "Crawl and filter with the options and sources of before (--append adds to them), "
+            f"or make it again as the manifest says: gvm-prep encode --shards {shard.shard} --force"
         )
 
 
 def _differences(planned: Identity, row: Identity | None) -> list[str]:
     key = planned["key"]
     if row is None:
-        return [f"{key} is gone"]
+        return [f"{key} is gone from it"]
     return [
         f"{key}: {name} was {planned[name]!r}, is {row.get(name)!r}"
         for name in planned

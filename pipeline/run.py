@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from tqdm import tqdm
 
 from pipeline.cache import FeatureCache
 from pipeline.encode import Encoders, Progress
 from pipeline.engines import Work, encode_shards
-from pipeline.folder import DataFolder, choose, planned_frames
+from pipeline.failures import Breaker
+from pipeline.folder import DataFolder, choose, planned_frames, ranges
 from pipeline.plan import ShardPlan
 from pipeline.selection import EncodeConfig, split_complete
 from pipeline.tidy import Tidier
@@ -37,7 +37,11 @@ class Report:
     def lines(self, data: DataFolder, config: EncodeConfig) -> list[str]:
         """The report for a person."""
         num_busy = self.num_planned - len(self.made) - len(self.complete)
-        lines = [
+        lines = []
+        if config.shards != "all":
+            asked = sum(len(numbers) for numbers in ranges(config.shards))
+            lines.append(f"{self.num_planned} of the {asked} shards {config.shards} hold segments")
+        lines += [
             f"{data.shards}: {len(self.made)} shards made, {len(self.complete)} complete before; "
             f"{self.progress.num_encoded} frames encoded in {self.seconds:.1f} s, "
             f"{self.progress.num_encoded / self.seconds:.1f} a second"
@@ -64,16 +68,22 @@ def encode(data: DataFolder, config: EncodeConfig) -> Report:
     """
     started = time.monotonic()
     rows = data.read_segments()
-    plan = data.freeze_plan(rows)
+    plan = data.freeze_plan(rows, config.shards if config.force else "")
     chosen = choose(plan, config.shards)
-    encoders = Encoders.load(config.preset, config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    encoders = Encoders.load(config.preset, config.device)
     todo, complete = split_complete(chosen, data, encoders.fingerprint, config)
     cache = FeatureCache(data.cache, encoders.video.fingerprint)
     tidier = Tidier(config.cache, cache, plan, rows, data.is_complete)
     for record in complete:
         tidier.tidy(plan[record.shard])  # a kill may have come between the record and this
     work = Work(
-        data.manifest, rows, data.shards, encoders, None if config.cache == "off" else cache, config.force
+        manifest=data.manifest,
+        rows=rows,
+        shards=data.shards,
+        encoders=encoders,
+        cache=None if config.cache == "off" else cache,
+        force=config.force,
+        breaker=Breaker(config.stop_after),
     )
     made = _encode(todo, work, tidier)
     return Report(len(chosen), made, complete, work.progress, time.monotonic() - started)

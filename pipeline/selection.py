@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.folder import DataFolder, choose, plan_summary
+from pipeline.estimate import feature_dim, frames_per_s, num_bytes
+from pipeline.folder import DataFolder, choose, plan_summary, planned_frames
 from pipeline.plan import Plan, ShardPlan
 from pipeline.tidy import CacheMode
 from shards.record import ShardRecord
@@ -21,7 +23,8 @@ class EncodeConfig:
     shards: str = "all"
     device: str | None = None  # None: a GPU where there is one
     retry: Retry = "transient"  # failures of earlier runs to try again
-    force: bool = False  # make complete shards again
+    force: bool = False  # make complete shards again, as the manifest now says
+    stop_after: int = 20  # segments in a row that fail at the same stage; 0: never stop
     # What a kill or a failure leaves behind is worth a shard's space; more than that only --cache keep takes.
     cache: CacheMode = "until-packed"
 
@@ -67,6 +70,19 @@ def differences(record: ShardRecord, shard: ShardPlan, fingerprint: Fingerprint)
 
 def foresee(data: DataFolder, config: EncodeConfig) -> str:
     """What a run would do; writes nothing and loads no encoder."""
-    plan = choose(data.foresee_plan(data.read_segments()), config.shards)
-    todo, _ = split_complete(plan, data, None, config)
-    return f"chosen:    {plan_summary(plan.values())}\nto encode: {plan_summary(todo)}"
+    plan = data.foresee_plan(data.read_segments(), config.shards if config.force else "")
+    chosen = choose(plan, config.shards)
+    todo, complete = split_complete(chosen, data, None, config)
+    size = num_bytes(todo, feature_dim(complete, config.preset))
+    speed = frames_per_s(complete, data)
+    time = (
+        f"{planned_frames(todo) / speed / 3600:.1f} h at {speed:.1f} frames a second"
+        if speed
+        else "not known"
+    )
+    return (
+        f"chosen     {plan_summary(chosen.values())}\n"
+        f"to encode  {plan_summary(todo)}\n"
+        f"disk       {size / 1e9:.2f} GB; {shutil.disk_usage(data.root).free / 1e9:.2f} GB are free\n"
+        f"time       {time}"
+    )

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.estimate import frames_per_s
 from pipeline.folder import DataFolder, plan_summary, planned_frames
 from pipeline.jsonl import read_journal
 from pipeline.plan import Plan, ShardPlan, read_plan
 from pipeline.selection import differences
 from shards.record import ShardRecord
-from shards.spec import failures_path, record_path, tar_path
-
-SPEED_SHARDS = 20  # the latest ones tell the speed
+from shards.spec import failures_path, tar_path
 
 
 @dataclass
@@ -76,17 +74,6 @@ def status(data: DataFolder) -> Status:
             found.failures += read_journal(failures_path(data.shards, shard.shard))
     found.frames_per_s = frames_per_s(records, data)
     return found
-
-
-def frames_per_s(records: Sequence[ShardRecord], data: DataFolder) -> float | None:
-    """Frames a second over the latest shards, from the times of their records."""
-    times = [(record_path(data.shards, r.shard).stat().st_mtime, r) for r in records]
-    times = sorted(times, key=lambda pair: pair[0])[-SPEED_SHARDS:]
-    if len(times) < 2:
-        return None
-    seconds = times[-1][0] - times[0][0]
-    num_frames = sum(sample.num_frames for _, record in times[1:] for sample in record.samples)
-    return num_frames / seconds if seconds > 0 else None
 
 
 def _num_unplanned(data: DataFolder, plan: Plan) -> int:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import random
 import shutil
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -234,24 +232,15 @@ def test_until_packed_leaves_no_features_behind(data: DataFolder) -> None:
     assert not list(data.cache.rglob("*.zarr"))
 
 
-def encode_in_a_process(root: Path) -> None:
-    os.setpgid(0, 0)
-    run(DataFolder(root))
-
-
 def start(data: DataFolder) -> multiprocessing.Process:
-    """A real process, of a server that has imported what takes seconds."""
+    """A real process, forked from a server that has imported what takes seconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.pipeline.test_encode"])
-    process = context.Process(target=encode_in_a_process, args=(data.root,))
-    process.start()
-    return process
-
-
-def kill(process: multiprocessing.Process) -> None:
-    """SIGKILL, to ffmpeg and all."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.join()
+    context.set_forkserver_preload(["pipeline.run", "webdataset", "zarr"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        process = context.Process(target=encode, args=(data, CONFIG))
+        process.start()
+    return process  # type: ignore[return-value]
 
 
 def test_killed_anywhere_and_started_again_the_bytes_are_those_of_an_uninterrupted_run(
@@ -267,7 +256,8 @@ def test_killed_anywhere_and_started_again_the_bytes_are_those_of_an_uninterrupt
         process = start(data)
         process.join(moments.uniform(0.1, 1.0) * whole_s)
         if process.is_alive():
-            kill(process)
+            process.kill()
+            process.join()
             num_killed += 1
     run(data)
     assert num_killed > 2

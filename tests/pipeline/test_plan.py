@@ -70,7 +70,7 @@ def test_a_changed_row_under_a_finished_shard_is_refused_with_what_differs() -> 
 
 
 def test_a_row_that_went_from_a_finished_shard_is_refused() -> None:
-    with pytest.raises(ValueError, match=rf"{SEGMENTS[0].key} is gone"):
+    with pytest.raises(ValueError, match=rf"{SEGMENTS[0].key} is gone from it"):
         freeze(FIRST, SEGMENTS[1:], all_finished)
 
 
@@ -85,6 +85,14 @@ def test_an_unfinished_shard_follows_the_manifest() -> None:
     assert keys(plan) == sorted(s.key for s in changed)
     assert plan[1].plan_hash != FIRST[1].plan_hash
     assert plan[0] == FIRST[0]
+
+
+def test_a_forced_shard_follows_the_manifest_even_to_nothing() -> None:
+    changed = [replace(SEGMENTS[0], split="test"), *(s for s in SEGMENTS[1:] if s.shard != 2)]
+    plan = freeze(FIRST, changed, all_finished, forced=[1, 2])
+    assert plan[0] == FIRST[0]
+    assert plan[1].plan_hash != FIRST[1].plan_hash
+    assert plan[2].keys == []
 
 
 def test_a_moved_source_changes_no_plan() -> None:
@@ -113,7 +121,7 @@ def test_shards_are_chosen_by_number_and_range(numbers: str, expected: list[int]
     assert sorted(choose(FIRST, numbers)) == expected
 
 
-@pytest.mark.parametrize("numbers", ["", "a", "3-1", "1-", "-1", "1;2"])
+@pytest.mark.parametrize("numbers", ["a", "3-1", "1,,2", "1-", "-1", "1;2"])
 def test_a_range_that_is_none_is_refused(numbers: str) -> None:
     with pytest.raises(ValueError, match="--shards"):
         choose(FIRST, numbers)
