@@ -17,6 +17,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"pooling": "preserve"},
     {"temporal_cross_attention": False},
     {"frame_positions": False},
+    {"code_rate": 5},  # twelve steps pass three frames
 ]
 all_variants = pytest.mark.parametrize("changes", VARIANTS, ids=str)
 FREE = SamplingConfig(top_k=0)
@@ -99,9 +100,9 @@ def test_a_piece_holds_codes_only() -> None:
 def test_a_longer_piece_begins_as_the_shorter_one() -> None:
     """So the end of a piece is composed beside real codes, not beside pads that training never shows."""
     network = make_network()
-    conditions = make_conditions(network, 1)
-    short = generate_codes(network, conditions, 15, FREE, seeds=[3])
-    long = generate_codes(network, conditions, 25, FREE, seeds=[3])
+    conditions, seeds = make_conditions(network, 16), range(16)
+    short = generate_codes(network, conditions, 15, FREE, seeds)
+    long = generate_codes(network, conditions, 25, FREE, seeds)
     assert torch.equal(long[..., :15], short)
 
 
