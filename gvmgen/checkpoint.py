@@ -88,14 +88,20 @@ def load_model(
 def official_info(config: ModelConfig, path: Path) -> ModelInfo:
     """What can be said of an official checkpoint; its own codec where it lies beside the weights."""
     codec = (path if path.is_dir() else path.parent) / AUDIOCRAFT_CODEC
-    is_large = config.dim == MODEL_PRESETS["large"].dim
     return ModelInfo(
-        preset="large" if is_large else "small",
+        preset=_nearest_preset(config),
         trained=True,
         licence="as its authors released it",
         provenance={"imported_from": path.name, "format": "official GVMGen"},
         codec=str(codec) if codec.is_file() else None,
     )
+
+
+def _nearest_preset(config: ModelConfig) -> str:
+    """The preset with the same encoders and, among those, the same decoder's width."""
+    same = [name for name, preset in MODEL_PRESETS.items() if preset.feature_dim == config.feature_dim]
+    same_width = [name for name in same if MODEL_PRESETS[name].dim == config.dim]
+    return next(iter(same_width or same), "small")
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, ModelInfo]:

@@ -32,30 +32,30 @@ from gvmgen.imports import import_official
 from gvmgen.model import GVMGen
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FIXTURE = REPOSITORY / "../shared/fixtures/official-gvmgen-tiny"
 VISUAL = "condition_provider.conditioners.visual_content.clip.visual."
 TOLERANCE = 1e-4
 
-pytestmark = pytest.mark.skipif(
-    not FIXTURE.is_dir(), reason="the official fixture lies beside the repository, in shared/fixtures"
-)
+
+@pytest.fixture(scope="module")
+def fixture(shared_dir: Path) -> Path:
+    return shared_dir / "fixtures/official-gvmgen-tiny"
 
 
 @pytest.fixture(scope="module")
-def network() -> GVMGen:
-    return load_model(FIXTURE)[0]
+def network(fixture: Path) -> GVMGen:
+    return load_model(fixture)[0]
 
 
 @pytest.fixture(scope="module")
-def expected() -> dict[str, Tensor]:
-    with np.load(FIXTURE / "expected.npz") as arrays:
+def expected(fixture: Path) -> dict[str, Tensor]:
+    with np.load(fixture / "expected.npz") as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 
 @pytest.fixture
-def package() -> dict[str, Any]:
+def package(fixture: Path) -> dict[str, Any]:
     """The checkpoint as `torch.save` was given it, to be changed by a test."""
-    return torch.load(FIXTURE / "state_dict.bin", weights_only=True)
+    return torch.load(fixture / "state_dict.bin", weights_only=True)
 
 
 def assert_near(ours: Tensor, theirs: Tensor) -> None:
@@ -100,15 +100,15 @@ def test_our_own_ending_differs_in_the_last_steps_only(network: GVMGen, expected
     assert torch.equal(codes[:, 0], expected["greedy_cfg3"][:, 0])
 
 
-def test_the_file_and_its_folder_are_the_same_model(network: GVMGen) -> None:
-    from_file, info = load_model(FIXTURE / "state_dict.bin")
+def test_the_file_and_its_folder_are_the_same_model(network: GVMGen, fixture: Path) -> None:
+    from_file, info = load_model(fixture / "state_dict.bin")
     assert from_file.config == network.config
     assert info.encoder_fingerprint is None
     assert not from_file.config.frame_positions
 
 
-def test_the_report_names_what_is_left_out() -> None:
-    model, report = import_official(FIXTURE)
+def test_the_report_names_what_is_left_out(fixture: Path) -> None:
+    model, report = import_official(fixture)
     assert set(report.loaded) == set(model.state_dict())
     assert report.initialised == ()
     assert all(name.startswith(VISUAL) for name in report.dropped)
