@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -32,7 +33,7 @@ from shards.spec import CODEBOOK_SIZE, FEATURES, NUM_CODEBOOKS, NUM_PATCHES, Sam
 from shards.writer import write_shard
 
 DURATION_S, FEATURE_DIM, BATCH = 30, 1024, 6
-SAMPLES_A_SHARD = 12
+SAMPLES_A_SHARD = 6
 Rates = dict[str, float]  # MB/s by contestant
 
 
@@ -70,25 +71,20 @@ def full_size_sample(key: str) -> Sample:
 
 def measure(shards: ShardSet, directory: Path, rounds: int, threads: int) -> Rates:
     loader = SegmentLoader(shards, batch_size=BATCH, num_threads=threads)
-    batches = iter(loader)
-    epoch = partial(loader_epoch, batches, len(shards) // BATCH)
-    first_epoch = rate(epoch)
-    raw = {count: RawReads(shards, count) for count in (1, 2, threads)}
-    contestants: dict[str, Callable[[], int]] = {
-        "loader": epoch,
-        **{f"pread.{count}_threads": reads.run for count, reads in raw.items()},
-        **{f"webdataset.{count}_workers": partial(webdataset_epoch, directory, count) for count in (0, 1, 2)},
+    checked = rate(partial(loader_epoch, loader))
+    raw = {f"pread.{count}_threads": RawReads(shards, count) for count in (1, 2, threads)}
+    contestants: dict[str, Callable[[], float]] = {
+        "loader": partial(steady_rate, loader),
+        **{name: partial(rate, reads.run) for name, reads in raw.items()},
+        **{
+            f"webdataset.{count}_workers": partial(rate, partial(webdataset_epoch, directory, count))
+            for count in (0, 1, 2)
+        },
     }
-    results = [{name: rate(run) for name, run in contestants.items()} for _ in range(rounds)]
-    cold = [
-        {
-            name: cold_rate(shards, contestants[name])
-            for name in ("loader", "pread.1_threads", f"pread.{threads}_threads")
-        }
-        for _ in range(2)
-    ]
-    batches.close()
-    return summary(results, cold) | {"loader.checked_mb_s": first_epoch}
+    results = [{name: measured() for name, measured in contestants.items()} for _ in range(rounds)]
+    runs = {"loader": partial(loader_epoch, loader)} | {name: reads.run for name, reads in raw.items()}
+    cold = [{name: cold_rate(shards, run) for name, run in runs.items()} for _ in range(2)]
+    return summary(results, cold) | {"loader.checked_mb_s": checked}
 
 
 def summary(results: list[Rates], cold: list[Rates]) -> Rates:
@@ -116,7 +112,19 @@ def cold_rate(shards: ShardSet, run: Callable[[], int]) -> float:
     return rate(run)
 
 
-def loader_epoch(batches: Iterator[Batch], num_batches: int) -> int:
+def loader_epoch(loader: SegmentLoader) -> int:
+    """Bytes of all samples, once: nothing is read ahead that is not handed out."""
+    return handed_out(loader.one_pass(), len(loader.shards))
+
+
+def steady_rate(loader: SegmentLoader) -> float:
+    """The pace of batches for a caller that never waits: what was read ahead before must not count."""
+    with closing(iter(loader)) as batches:
+        handed_out(batches, loader.prefetch + 2)
+        return rate(partial(handed_out, batches, len(loader.shards) // BATCH))
+
+
+def handed_out(batches: Iterator[Batch], num_batches: int) -> int:
     return sum(batch["features"].nbytes for batch in islice(batches, num_batches))
 
 
