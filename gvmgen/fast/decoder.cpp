@@ -39,8 +39,8 @@ constexpr int BLOCK = LANES * VECTORS;
 constexpr int HEAD_DIM = 64;  // so a head's query, key and value are one block each
 constexpr int MAX_ROWS = 32;
 constexpr float NORM_EPS = 1e-5f;
+constexpr int ASK_BYTES = 4096;  // a page, where the processor's own foresight begins anew
 constexpr int TILE_ROWS = 6;        // 6 x 4 sums, 4 weights and 1 input fill the 32 vector registers
-constexpr int PREFETCH_BYTES = 4096;  // the processor's own prefetch stops at a page
 
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
@@ -317,8 +317,10 @@ void on_threads(int threads, Work work) {
 
 // ---- matrices -------------------------------------------------------------------------------------------------------
 
+// Sums of one block for some rows. The processor foresees the way through a block by itself, but not what comes after
+// a break; `next` (or null) is asked for line by line meanwhile, so that memory does not idle when threads meet.
 template <class Format, int ROWS>
-void block(const Words* weights, int64_t num_words, const Row* rows, Floats (&out)[TILE_ROWS][VECTORS]) {
+void block(const Words* weights, int64_t num_words, const Row* rows, const Words* next, Floats (&out)[TILE_ROWS][VECTORS]) {
     Floats total[ROWS][VECTORS] = {};
     for (int64_t first = 0, group = 0; first < num_words; first += Format::GROUP_WORDS, group++) {
         int64_t end = std::min<int64_t>(num_words, first + Format::GROUP_WORDS);
@@ -327,7 +329,8 @@ void block(const Words* weights, int64_t num_words, const Row* rows, Floats (&ou
             for (auto& sum : sums[r]) sum = typename Format::Sum{} + (Format::HAS_SCALES ? rows[r].starts[group] : 0);
         for (int64_t k = first; k < end; k++) {
             const Words* w = weights + k * VECTORS;
-            for (int v = 0; v < VECTORS; v++) __builtin_prefetch((const char*)(w + v) + PREFETCH_BYTES);
+            if (next)
+                for (int v = 0; v < VECTORS; v++) __builtin_prefetch(next + k * VECTORS + v, 0, 2);
             for (int r = 0; r < ROWS; r++)
                 for (int v = 0; v < VECTORS; v++) sums[r][v] = Format::dot(sums[r][v], w[v], rows[r].words[k]);
         }
@@ -345,20 +348,22 @@ void block(const Words* weights, int64_t num_words, const Row* rows, Floats (&ou
 
 // Products of blocks [begin, end) of a matrix with some rows; sink(row, first output of 16, their sums).
 template <class Format, class Sink>
-void multiply(const Matrix& matrix, int64_t begin, int64_t end, const Row* rows, int64_t num_rows, Sink sink) {
+void multiply(const Matrix& matrix, int64_t begin, int64_t end, const Row* rows, int64_t num_rows, const void* next,
+              Sink sink) {
     const int64_t num_words = matrix.inputs / Format::PER_WORD;
     Floats out[TILE_ROWS][VECTORS];
     for (int64_t b = begin; b < end; b++) {
         const Words* weights = (const Words*)matrix.words + b * num_words * VECTORS;
         for (int64_t first = 0; first < num_rows; first += TILE_ROWS) {
-            int64_t count = std::min<int64_t>(TILE_ROWS, num_rows - first);
+            const int64_t count = std::min<int64_t>(TILE_ROWS, num_rows - first);
+            const Words* ask = b + 1 == end && first == 0 ? (const Words*)next : nullptr;
             switch (count) {
-                case 1: block<Format, 1>(weights, num_words, rows + first, out); break;
-                case 2: block<Format, 2>(weights, num_words, rows + first, out); break;
-                case 3: block<Format, 3>(weights, num_words, rows + first, out); break;
-                case 4: block<Format, 4>(weights, num_words, rows + first, out); break;
-                case 5: block<Format, 5>(weights, num_words, rows + first, out); break;
-                default: block<Format, 6>(weights, num_words, rows + first, out);
+                case 1: block<Format, 1>(weights, num_words, rows + first, ask, out); break;
+                case 2: block<Format, 2>(weights, num_words, rows + first, ask, out); break;
+                case 3: block<Format, 3>(weights, num_words, rows + first, ask, out); break;
+                case 4: block<Format, 4>(weights, num_words, rows + first, ask, out); break;
+                case 5: block<Format, 5>(weights, num_words, rows + first, ask, out); break;
+                default: block<Format, 6>(weights, num_words, rows + first, ask, out);
             }
             for (int64_t r = 0; r < count; r++)
                 for (int v = 0; v < VECTORS; v++) {
@@ -398,13 +403,14 @@ class Worker {
         embed();
         for (int64_t l = 0; l < d_.num_layers; l++) {
             const Layer& layer = d_.layers[l];
-            self_attention(layer);
-            if (layer.cross_query.words) cross_attention(layer);
-            feed_forward(layer);
+            const bool has_cross = layer.cross_query.words;
+            self_attention(layer, has_cross ? layer.cross_query : layer.up);
+            if (has_cross) cross_attention(layer);
+            feed_forward(layer, l + 1 < d_.num_layers ? d_.layers[l + 1].self_in : d_.logits);
         }
         if (!rows_.logits) return;
         read_normed(d_.out_norm);
-        part_of(d_.logits, [&](int64_t r, int64_t o, Floats sums) { store(rows_.logits + r * d_.logits.outputs + o, sums); });
+        part_of(d_.logits, d_.layers[0].self_in, [&](int64_t r, int64_t o, Floats sums) { store(rows_.logits + r * d_.logits.outputs + o, sums); });
     }
 
     // The keys and values of some conditions, a row each; they stay the same for all steps.
@@ -413,10 +419,8 @@ class Worker {
             encode_row(r, d_.conditions + (rows_.slots[r] * d_.memory_length + rows_.positions[r]) * d_.dim, d_.dim);
         for (int64_t l = 0; l < d_.num_layers; l++)
             for_my_heads([&](int64_t head) {
-                multiply_head(d_.layers[l].cross_memory, head, 2);
-                for (int64_t r = 0; r < rows_.count; r++)
-                    write_cache(d_.layers[l].cross_cache, rows_.slots[r], head, rows_.positions[r], head_part(r, 0),
-                                head_part(r, 1));
+                multiply_head(d_.layers[l].cross_memory, head, 2, nullptr);
+                for (int64_t r = 0; r < rows_.count; r++) write_cache(d_.layers[l].cross_cache, r, head, 0);
             });
     }
 
@@ -439,58 +443,69 @@ class Worker {
         for (int64_t i = 0; i < d_.dim; i++) to[i] += from[i];
     }
 
-    void self_attention(const Layer& layer) {
+    void self_attention(const Layer& layer, const Matrix& next) {
         read_normed(layer.self_norm);
         for_my_heads([&](int64_t head) {
-            multiply_head(layer.self_in, head, 3);
-            for (int64_t r = 0; r < rows_.count; r++)
-                write_cache(layer.self_cache, rows_.slots[r], head, rows_.positions[r], head_part(r, 1), head_part(r, 2));
+            ask_for(layer.self_cache, head);
+            multiply_head(layer.self_in, head, 3, &layer.self_out);
+            for (int64_t r = 0; r < rows_.count; r++) write_cache(layer.self_cache, r, head, 1);
             for (int64_t r = 0; r < rows_.count; r++)
                 attend(layer.self_cache, r, head, rows_.positions[r] + 1, nullptr);
         });
-        project_attention(layer.self_out);
+        project_attention(layer.self_out, next);
     }
 
     void cross_attention(const Layer& layer) {
         read_normed(layer.cross_norm);
         for_my_heads([&](int64_t head) {
-            multiply_head(layer.cross_query, head, 1);
+            ask_for(layer.cross_cache, head);
+            multiply_head(layer.cross_query, head, 1, &layer.cross_out);
             for (int64_t r = 0; r < rows_.count; r++) {
                 int64_t at = (head * d_.num_steps + rows_.positions[r]) * d_.memory_length;
                 attend(layer.cross_cache, r, head, d_.memory_length, d_.bias ? d_.bias + at : nullptr);
             }
         });
-        project_attention(layer.cross_out);
+        project_attention(layer.cross_out, layer.up);
     }
 
-    void project_attention(const Matrix& matrix) {
+    void project_attention(const Matrix& matrix, const Matrix& next) {
         barrier_.wait();
         read(shared_.mixed.data(), d_.dim);
-        add_to_residual(matrix);
+        add_to_residual(matrix, next);
     }
 
-    void feed_forward(const Layer& layer) {
+    void feed_forward(const Layer& layer, const Matrix& next) {
         const int64_t hidden_dim = layer.up.outputs;
         read_normed(layer.feed_forward_norm);
-        part_of(layer.up, [&](int64_t r, int64_t o, Floats sums) { store(&shared_.hidden[r * hidden_dim + o], gelu(sums)); });
+        part_of(layer.up, layer.down, [&](int64_t r, int64_t o, Floats sums) { store(&shared_.hidden[r * hidden_dim + o], gelu(sums)); });
         barrier_.wait();
         read(shared_.hidden.data(), hidden_dim);
-        add_to_residual(layer.down);
+        add_to_residual(layer.down, next);
     }
 
-    void add_to_residual(const Matrix& matrix) {
-        part_of(matrix, [&](int64_t r, int64_t o, Floats sums) {
+    void add_to_residual(const Matrix& matrix, const Matrix& next) {
+        part_of(matrix, next, [&](int64_t r, int64_t o, Floats sums) {
             float* x = &shared_.residual[r * d_.dim + o];
             store(x, load(x) + sums);
         });
         barrier_.wait();
     }
 
+    // This thread's outputs of a matrix. next: the matrix that is read after it.
     template <class Sink>
-    void part_of(const Matrix& matrix, Sink sink) {
-        int64_t blocks = matrix.outputs / BLOCK;
-        multiply<Format>(matrix, blocks * thread_ / d_.num_threads, blocks * (thread_ + 1) / d_.num_threads, inputs_.rows.data(),
-                         rows_.count, sink);
+    void part_of(const Matrix& matrix, const Matrix& next, Sink sink) {
+        multiply<Format>(matrix, share(matrix, thread_), share(matrix, thread_ + 1), inputs_.rows.data(), rows_.count,
+                         my_first(next), sink);
+    }
+
+    // The first block of a thread's share of a matrix. Heads are shared in whole.
+    int64_t share(const Matrix& matrix, int64_t thread) const {
+        const int64_t blocks = matrix.outputs / BLOCK, parts = blocks % d_.num_heads ? 1 : blocks / d_.num_heads;
+        return blocks / parts * thread / d_.num_threads * parts;
+    }
+
+    const void* my_first(const Matrix& matrix) const {
+        return (const uint32_t*)matrix.words + share(matrix, thread_) * BLOCK * (matrix.inputs / PER_WORD);
     }
 
     template <class Work>
@@ -499,10 +514,12 @@ class Worker {
         for (int64_t head = d_.num_heads * thread_ / d_.num_threads; head < end; head++) work(head);
     }
 
-    void multiply_head(const Matrix& matrix, int64_t head, int64_t parts) {
-        int64_t first = head * parts * HEAD_DIM;
-        multiply<Format>(matrix, head * parts, (head + 1) * parts, inputs_.rows.data(), rows_.count,
-                         [&](int64_t r, int64_t o, Floats sums) { store(head_part(r, 0) + o - first, sums); });
+    void multiply_head(const Matrix& matrix, int64_t head, int64_t parts, const Matrix* next) {
+        const int64_t first = head * parts, end = first + parts;
+        const void* ask = next && end == share(matrix, thread_ + 1) ? my_first(*next) : nullptr;
+        multiply<Format>(matrix, first, end, inputs_.rows.data(), rows_.count, ask, [&](int64_t r, int64_t o, Floats sums) {
+            store(head_part(r, 0) + o - first * HEAD_DIM, sums);
+        });
     }
 
     float* head_part(int64_t row, int64_t part) { return &heads_[(row * 3 + part) * HEAD_DIM]; }
@@ -537,8 +554,10 @@ class Worker {
     static constexpr int PER_WORD = Format::PER_WORD;
     static constexpr int HEAD_WORDS = HEAD_DIM / PER_WORD;
 
-    void write_cache(const Cache& cache, int64_t slot, int64_t head, int64_t position, const float* key, const float* value) {
-        const int64_t at = (slot * d_.num_heads + head) * cache.capacity;
+    void write_cache(const Cache& cache, int64_t r, int64_t head, int64_t first_part) {
+        const int64_t at = cache_at(cache, r, head);
+        const int64_t position = rows_.positions[r];
+        const float *key = head_part(r, first_part), *value = head_part(r, first_part + 1);
         uint32_t words[HEAD_WORDS];
         int32_t unused;
         Format::encode(key, HEAD_DIM, {words, cache.key_scales + at + position, &unused});
@@ -554,19 +573,46 @@ class Worker {
             std::memcpy(values + i * 4 + position % PER_WORD * SIZE, (char*)words + i * SIZE, SIZE);
     }
 
+    int64_t cache_at(const Cache& cache, int64_t row, int64_t head) const {
+        return (rows_.slots[row] * d_.num_heads + head) * cache.capacity;
+    }
+
+    const uint32_t* keys_at(const Cache& cache, int64_t row, int64_t head) const {
+        return (const uint32_t*)cache.keys + cache_at(cache, row, head) * HEAD_WORDS;
+    }
+
+    // While a head's weights stream in, memory fetches the beginnings of its caches, and their scales, into the caches
+    // of the processor: each would else be waited for.
+    void ask_for(const Cache& cache, int64_t head) const {
+        for (int64_t r = 0; r < rows_.count; r++) {
+            const int64_t at = cache_at(cache, r, head), length = std::min(rows_.positions[r] + 1, cache.capacity);
+            ask(keys_at(cache, r, head), std::min<int64_t>(length * HEAD_WORDS * 4, ASK_BYTES));
+            ask((const uint32_t*)cache.values + at * HEAD_WORDS, std::min<int64_t>(length * HEAD_WORDS * 4, ASK_BYTES));
+            if (!Format::HAS_SCALES) continue;
+            ask(cache.key_scales + at, length * 4);
+            ask(cache.value_scales + at, length * 4);
+        }
+    }
+
+    static void ask(const void* from, int64_t num_bytes) {
+        for (int64_t i = 0; i < num_bytes; i += 64) __builtin_prefetch((const char*)from + i, 0, 2);
+    }
+
     // softmax(query · keys) · values of one row and head, into `mixed`.
     void attend(const Cache& cache, int64_t r, int64_t head, int64_t length, const float* bias) {
-        const int64_t at = (rows_.slots[r] * d_.num_heads + head) * cache.capacity;
-        score(cache, at, head_part(r, 0), length);
+        const int64_t at = cache_at(cache, r, head);
+        const uint32_t* values = (const uint32_t*)cache.values + at * HEAD_WORDS;
+        score(keys_at(cache, r, head), cache.key_scales + at, head_part(r, 0), length, values);
         if (bias)
             for (int64_t i = 0; i < length; i++) scores_[i] += bias[i];
         const float total = weigh(length);
         if (Format::HAS_SCALES)
             for (int64_t i = 0; i < length; i++) scores_[i] *= cache.value_scales[at + i];
-        mix((const uint32_t*)cache.values + at * HEAD_WORDS, length, 1 / total, &shared_.mixed[r * d_.dim + head * HEAD_DIM]);
+        const void* next = r + 1 < rows_.count ? keys_at(cache, r + 1, head) : nullptr;
+        mix(values, length, 1 / total, next, &shared_.mixed[r * d_.dim + head * HEAD_DIM]);
     }
 
-    void score(const Cache& cache, int64_t at, const float* query, int64_t length) {
+    void score(const uint32_t* keys, const float* scales, const float* query, int64_t length, const uint32_t* next) {
         float scaled[HEAD_DIM];
         for (int i = 0; i < HEAD_DIM; i++) scaled[i] = query[i] * 0.125f;  // 1 / sqrt(64)
         uint32_t words[HEAD_WORDS];
@@ -574,9 +620,15 @@ class Worker {
         int32_t start;
         Row row = {words, &scale, &start};
         Format::encode(scaled, HEAD_DIM, row);
-        Matrix keys = {(const uint32_t*)cache.keys + at * HEAD_WORDS, cache.key_scales + at, 0, HEAD_DIM};
-        multiply<Format>(keys, 0, (length + BLOCK - 1) / BLOCK, &row, 1,
-                         [&](int64_t, int64_t position, Floats sums) { store(&scores_[position], sums); });
+        for (int64_t first = 0; first < length; first += BLOCK) {
+            Floats sums[TILE_ROWS][VECTORS];
+            const int64_t at = first * HEAD_WORDS;
+            block<Format, 1>((const Words*)(keys + at), HEAD_WORDS, &row, (const Words*)(next + at), sums);
+            for (int v = 0; v < VECTORS; v++) {
+                if (Format::HAS_SCALES) sums[0][v] *= load(scales + first + v * LANES);
+                store(&scores_[first + v * LANES], sums[0][v]);
+            }
+        }
     }
 
     // scores -> their exponentials, zeros up to a whole vector; returns their sum.
@@ -597,7 +649,7 @@ class Worker {
     }
 
     // Eight bits would lose the many small weights beside a large one: what they leave is a second row.
-    void mix(const uint32_t* values, int64_t length, float scale, float* out) {
+    void mix(const uint32_t* values, int64_t length, float scale, const void* next, float* out) {
         constexpr int ROWS = Format::HAS_SCALES ? 2 : 1;
         const int64_t padded = (length + LANES - 1) / LANES * LANES;
         for (int r = 0; r < ROWS; r++) {
@@ -605,7 +657,8 @@ class Worker {
             if constexpr (ROWS == 2) Format::subtract(weights_.rows[r], padded, &scores_[0]);
         }
         Floats sums[TILE_ROWS][VECTORS];
-        block<Format, ROWS>((const Words*)values, (length + PER_WORD - 1) / PER_WORD, weights_.rows.data(), sums);
+        block<Format, ROWS>((const Words*)values, (length + PER_WORD - 1) / PER_WORD, weights_.rows.data(),
+                            (const Words*)next, sums);
         for (int v = 0; v < VECTORS; v++) {
             if (ROWS == 2) sums[0][v] += sums[1][v];
             store(out + v * LANES, sums[0][v] * scale);
@@ -677,7 +730,6 @@ uint32_t read_all(const void* begin, int64_t size, int64_t num_threads) {
         Words sums[8] = {};
         for (int64_t i = vectors * thread / num_threads, end = vectors * (thread + 1) / num_threads; i + 8 <= end; i += 8)
             for (int v = 0; v < 8; v++) {
-                __builtin_prefetch((const char*)(w + i + v) + PREFETCH_BYTES);
                 sums[v] += w[i + v];
             }
         for (auto& sum : sums) total += sum[0];

@@ -145,6 +145,9 @@ class CompiledEngine:
         self.library = abi.load()
         self.max_rows = int(self.library.max_rows())
         self.kept: list[Tensor] = []  # what the structures point to
+        num_positions = max(max_steps, self.memory_length)
+        self.slots = torch.arange(self.num_rows).repeat(num_positions)  # of rows [S, R], step after step
+        self.positions = torch.arange(num_positions).repeat_interleave(self.num_rows)
         with torch.inference_mode():
             self.layers = self._layers_with_caches(max_steps)
             self.decoder = self._structure(conditions.float(), max_steps)
@@ -187,14 +190,13 @@ class CompiledEngine:
         logits: Tensor | None,
     ) -> None:
         """Run rows [S, R], step after step, in as few calls as the library takes."""
-        slots = torch.arange(self.num_rows).repeat(num_steps)
-        positions = torch.arange(first, first + num_steps).repeat_interleave(self.num_rows)
-        for start in range(0, len(slots), self.max_rows):
+        for start in range(0, num_steps * self.num_rows, self.max_rows):
+            at = first * self.num_rows + start
             rows = abi.Rows(
-                count=min(self.max_rows, len(slots) - start),
+                count=min(self.max_rows, num_steps * self.num_rows - start),
                 codes=None if codes is None else codes[start:].data_ptr(),
-                slots=slots[start:].data_ptr(),
-                positions=positions[start:].data_ptr(),
+                slots=self.slots[at:].data_ptr(),
+                positions=self.positions[at:].data_ptr(),
                 logits=None if logits is None else logits[start:].data_ptr(),
             )
             function(self.decoder, rows)
