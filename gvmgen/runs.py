@@ -132,7 +132,7 @@ def _named_model(path: Path) -> Path:
         return path
     what = "holds no model" if path.exists() else "no such file or folder"
     raise ValueError(
-        f"--model {path}: {what}. Name a folder with {MODEL_CONFIG} and model.safetensors, a run's folder, "
+        f"{path}: {what}. Name a folder with {MODEL_CONFIG} and model.safetensors, a run's folder, "
         f"or an official {OFFICIAL_WEIGHTS}"
     )
 
