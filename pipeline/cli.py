@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gvmgen.console import ExitCode, run
 from gvmgen.encoders.presets import DEFAULT_PRESET, ENCODER_PRESETS, chosen_preset
+
+if TYPE_CHECKING:
+    from pipeline.folder import DataFolder
+    from pipeline.selection import EncodeConfig
 
 DEFAULT_SOURCE = Path("data/videos")
 app = typer.Typer(
@@ -22,6 +26,18 @@ app = typer.Typer(
 
 DATA = Path("data")
 Data = Annotated[Path, typer.Option(help="Folder of manifest.jsonl, plan.jsonl and shards/.")]
+
+
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Encoders: {', '.join(ENCODER_PRESETS)}. $GVM_PRESET sets it too.",
+        show_default=DEFAULT_PRESET,
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1 …", show_default="a GPU where there is one")
+]
 
 
 class Retry(StrEnum):
@@ -162,16 +178,8 @@ def plan(data: Data = DATA) -> None:
 def encode(
     shards: Annotated[str, typer.Option(help="0-99 or 3,7,10-12; all: every planned one.")] = "all",
     data: Data = DATA,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Encoders: {', '.join(ENCODER_PRESETS)}. $GVM_PRESET sets it too.",
-            show_default=DEFAULT_PRESET,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 …", show_default="a GPU where there is one")
-    ] = None,
+    preset: Preset = None,
+    device: Device = None,
     retry: Annotated[
         Retry, typer.Option(help="Which failures of earlier runs to try again.")
     ] = Retry.transient,
@@ -208,16 +216,7 @@ def encode(
     if dry_run:
         print(foresee(folder, config))
         return
-    from pipeline.run import encode as encode_data
-
-    try:
-        report = encode_data(folder, config)
-    except KeyboardInterrupt:
-        print("gvm-prep: interrupted; the same command goes on where this one ended", file=sys.stderr)
-        raise
-    print("\n".join(report.lines(folder, config)))
-    if report.num_failed:
-        raise typer.Exit(ExitCode.FAILED)
+    _encode(folder, config)
 
 
 @app.command()
@@ -232,6 +231,29 @@ def status(data: Data = DATA) -> None:
 
     folder = DataFolder(data)
     print("\n".join(look(folder).lines(folder)))
+
+
+@app.command()
+def repair(
+    data: Data = DATA,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Look for broken bytes, too, as verify --deep.")
+    ] = False,
+    preset: Preset = None,
+    device: Device = None,
+) -> None:
+    """Make what is missing or broken, and no more: sound samples of a broken shard stay.
+
+    \b
+    gvm-prep repair --deep
+    """
+    from pipeline.folder import DataFolder
+    from pipeline.selection import EncodeConfig
+    from pipeline.verification import set_aside_broken
+
+    folder = DataFolder(data)
+    broken = set_aside_broken(folder, deep)
+    _encode(folder, EncodeConfig(preset=chosen_preset(preset), device=device, mend=broken))
 
 
 @app.command()
@@ -253,6 +275,19 @@ def verify(
         print(problem)
     print(f"{data}: {num_shards} shards looked at, {len(problems)} problems")
     if problems:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _encode(folder: DataFolder, config: EncodeConfig) -> None:
+    from pipeline.run import encode as encode_data
+
+    try:
+        report = encode_data(folder, config)
+    except KeyboardInterrupt:
+        print("gvm-prep: interrupted; the same command goes on where this one ended", file=sys.stderr)
+        raise
+    print("\n".join(report.lines(folder, config)))
+    if report.num_failed:
         raise typer.Exit(ExitCode.FAILED)
 
 

@@ -20,9 +20,10 @@ from pipeline.failures import Breaker, Failure, SegmentError
 from pipeline.jsonl import read_journal, write_rows
 from pipeline.manifest import Segment, source_path
 from pipeline.plan import ShardPlan
+from pipeline.selection import differences
 from shards.reader import ShardSet
 from shards.record import ShardRecord
-from shards.spec import Sample, ShardBusyError, failures_path, record_path
+from shards.spec import Sample, ShardBusyError, ShardError, failures_path, record_path
 from shards.writer import write_shard
 
 SPARE_BYTES = 64 << 20  # left free for records, plans and logs
@@ -39,6 +40,7 @@ class Work:
     encoders: Encoders
     cache: FeatureCache | None = None
     force: bool = False  # make complete shards again
+    mend: frozenset[int] = frozenset()  # broken shards: what is sound in them stays
     progress: Progress = field(default_factory=Progress)
     breaker: Breaker = field(default_factory=lambda: Breaker(limit=0))
 
@@ -136,12 +138,27 @@ def _failure(key: str, error: SegmentError, work: Work, attempt: int) -> Failure
 
 
 def former_samples(shard: ShardPlan, work: Work) -> dict[str, Callable[[], Sample]]:
-    """Samples that an earlier run made, by key: a retry encodes only what failed."""
+    """Samples that an earlier run made, by key: a retry encodes only what failed, a repair what broke."""
     path = record_path(work.shards, shard.shard)
     if work.force or not (path.exists() and path.with_suffix(".tar").exists()):
         return {}
-    shard_set = ShardSet([(path.with_suffix(".tar"), ShardRecord.load(path))])
-    return {ref.record.key: partial(shard_set.read, i) for i, ref in enumerate(shard_set.samples)}
+    record = ShardRecord.load(path)
+    if differences(record, shard, work.encoders.fingerprint):
+        return {}
+    shard_set = ShardSet([(path.with_suffix(".tar"), record)])
+    return {
+        ref.record.key: partial(shard_set.read, i)
+        for i, ref in enumerate(shard_set.samples)
+        if shard.shard not in work.mend or _is_sound(shard_set, i)
+    }
+
+
+def _is_sound(shard_set: ShardSet, index: int) -> bool:
+    try:
+        shard_set.check(index)
+    except ShardError:
+        return False
+    return True
 
 
 class ReadAhead:

@@ -95,12 +95,13 @@ def freeze(
     rows = {segment.key: segment.identity for segment in segments}
     plan: Plan = {}
     for shard in old.values():
-        record = finished(shard.shard)
-        if record is not None and shard.shard not in forced:
+        is_forced = shard.shard in forced
+        record = None if is_forced else finished(shard.shard)
+        if record is not None:
             _refuse_contradiction(shard, rows, record.left_out)
             plan[shard.shard] = shard
-        elif (kept := _ordered(rows[key] for key in shard.keys if key in rows)) or record is not None:
-            plan[shard.shard] = ShardPlan(shard.shard, kept)  # a finished shard that lost all is made empty
+        elif (kept := _ordered(rows[key] for key in shard.keys if key in rows)) or is_forced:
+            plan[shard.shard] = ShardPlan(shard.shard, kept)  # a forced shard that lost all is made empty
     planned = {key for shard in plan.values() for key in shard.keys}
     new = [segment for segment in segments if segment.key not in planned]
     return plan | (_append(plan, new) if plan else _by_hash(new))

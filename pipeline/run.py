@@ -83,6 +83,7 @@ def encode(data: DataFolder, config: EncodeConfig) -> Report:
         encoders=encoders,
         cache=None if config.cache == "off" else cache,
         force=config.force,
+        mend=config.mend,
         breaker=Breaker(config.stop_after),
     )
     made = _encode(todo, work, tidier)

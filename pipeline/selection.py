@@ -24,6 +24,7 @@ class EncodeConfig:
     device: str | None = None  # None: a GPU where there is one
     retry: Retry = "transient"  # failures of earlier runs to try again
     force: bool = False  # make complete shards again, as the manifest now says
+    mend: frozenset[int] = frozenset()  # broken shards: their sound samples stay, the others are made again
     stop_after: int = 20  # segments in a row that fail at the same stage; 0: never stop
     # What a kill or a failure leaves behind is worth a shard's space; more than that only --cache keep takes.
     cache: CacheMode = "until-packed"
@@ -39,7 +40,8 @@ def split_complete(
     """
     todo, complete = [], []
     for shard in plan.values():
-        record = None if config.force else data.record(shard.shard)
+        is_to_be_made = config.force or shard.shard in config.mend
+        record = None if is_to_be_made else data.record(shard.shard)
         if record is not None:
             refuse_other(record, shard, data, record.fingerprint if fingerprint is None else fingerprint)
         if record is None or any(row["kind"] in RETRIED[config.retry] for row in record.left_out):

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from pipeline.folder import DataFolder
 from pipeline.parallel import ordered_map
 from shards.reader import ShardSet, record_files
-from shards.spec import ShardError
+from shards.spec import ShardError, record_path
 from shards.verify import verify_shard
 
 NUM_THREADS = 4  # reading waits for the disk, hashing does not hold Python's lock
@@ -22,18 +22,34 @@ def verify(data: DataFolder, deep: bool) -> tuple[int, list[str]]:
     deep: read every byte and compare its checksums; else headers and sizes. Raises FileNotFoundError where
     there is no shard.
     """
-    shards = [int(path.stem) for path in record_files(data.shards)]
-    if not shards:
+    found = problems_by_shard(data, deep)
+    if not found:
         raise FileNotFoundError(f"{data.shards}: no complete shard. Run: gvm-prep encode --shards 0-99")
-    problems = []
+    problems = [problem for sentences in found.values() for problem in sentences]
+    return len(found), problems or list(_as_a_whole(data))
+
+
+def problems_by_shard(data: DataFolder, deep: bool) -> dict[int, list[str]]:
+    """What `verify_shard` says of every shard that has a record."""
+    shards = [int(path.stem) for path in record_files(data.shards)]
     check = partial(verify_shard, data.shards, deep=deep)
     with tqdm(total=len(shards), desc="verify", unit=" shards", disable=None) as bar:
-        for found in ordered_map(check, shards, NUM_THREADS):
-            problems += found
+        found = {}
+        for shard, problems in zip(shards, ordered_map(check, shards, NUM_THREADS), strict=True):
+            found[shard] = problems
             bar.update()
-    if not problems:
-        problems += _as_a_whole(data)
-    return len(shards), problems
+    return found
+
+
+def set_aside_broken(data: DataFolder, deep: bool) -> frozenset[int]:
+    """The broken shards, for `encode` to mend. A record that cannot be read goes: it says nothing."""
+    broken = frozenset(shard for shard, problems in problems_by_shard(data, deep).items() if problems)
+    for shard in broken:
+        try:
+            data.record(shard)
+        except ShardError:
+            record_path(data.shards, shard).unlink()
+    return broken
 
 
 def _as_a_whole(data: DataFolder) -> Iterator[str]:

@@ -22,7 +22,7 @@ FINGERPRINT = {"video": {"model": "none"}, "audio": {"model": "none"}}
 
 
 def segment(number: int) -> Segment:
-    sha256 = f"{number:064x}"
+    sha256 = f"{number:064x}"[::-1]
     return Segment(
         source=f"{number}.mp4",
         source_size=1,
