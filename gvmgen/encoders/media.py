@@ -66,7 +66,7 @@ def read_frames(
     """
     path = Path(path)
     info = probe(path)
-    wanted = num_frames(info.duration_s - start_s if duration_s is None else duration_s)
+    wanted = num_frames(_duration(path, info, start_s, duration_s))
     given = 0
     with FfmpegOutput(_frame_arguments(path, start_s, wanted), path, deadline_s) as output:
         for frame in _pictures(output):
@@ -86,13 +86,20 @@ def frame_times(path: Path | str, start_s: float = 0.0, duration_s: float | None
     """Timestamps, in seconds, of the frames that `read_frames` gives for the same arguments."""
     path = Path(path)
     info = probe(path)
-    wanted = num_frames(info.duration_s - start_s if duration_s is None else duration_s)
+    wanted = num_frames(_duration(path, info, start_s, duration_s))
     times = _timestamps(path, start_s, start_s + wanted)
     chosen = []
     for index in range(wanted):
         on_show = [time for time in times if time <= start_s + index / FRAME_RATE]
         chosen.append(float(on_show[-1] if on_show else times[0]))
     return chosen
+
+
+def _duration(path: Path, info: MediaInfo, start_s: float, duration_s: float | None) -> float:
+    """Seconds to read, to the file's end if None. Raises MediaError for a start outside the file."""
+    if not 0 <= start_s < info.duration_s:
+        raise MediaError(f"{path}: has no {start_s:g} s to start from, it lasts {info.duration_s:.2f} s")
+    return info.duration_s - start_s if duration_s is None else duration_s
 
 
 def _timestamps(path: Path, start_s: float, end_s: float) -> list[Fraction]:
@@ -126,8 +133,8 @@ def read_waveform(
     info = probe(path, needs_picture=False)
     if not info.has_audio:
         raise MediaError(f"{path}: has no sound; its music is needed here")
-    wanted = round((info.duration_s - start_s if duration_s is None else duration_s) * sample_rate)
-    waveform = np.zeros(max(wanted, 0), np.float32)
+    wanted = round(_duration(path, info, start_s, duration_s) * sample_rate)
+    waveform = np.zeros(wanted, np.float32)
     with FfmpegOutput(
         _waveform_arguments(path, start_s, sample_rate, info.channels), path, deadline_s
     ) as output:

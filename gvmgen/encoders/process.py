@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import select
@@ -136,6 +137,8 @@ def run_ffmpeg(
         )
     except subprocess.TimeoutExpired as error:
         raise MediaError(f"{source}: ffmpeg did not finish in {deadline_s:.0f} s") from error
+    if b"No space left on device" in done.stderr:
+        raise OSError(errno.ENOSPC, "no space left on the disk while ffmpeg wrote", str(source))
     if done.returncode != 0:
         raise MediaError(f"{source}: ffmpeg failed: {_tail(done.stderr)}")
 

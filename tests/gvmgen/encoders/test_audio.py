@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 from pathlib import Path
 from typing import Any
@@ -24,17 +23,28 @@ def config(codec: Path | str) -> EncoderConfig:
 
 
 @pytest.fixture(scope="module")
-def model() -> EncodecModel:
-    """transformers' EnCodec, narrow, with codebooks from its own output."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow EnCodec in transformers' form, with codebooks from its own output."""
     torch.manual_seed(0)
     model = EncodecModel(codec_config(num_filters=4)).eval()
     draw_codebooks(model, torch.Generator().manual_seed(0))
-    return model
+    folder = tmp_path_factory.mktemp("codec")
+    model.save_pretrained(folder)
+    return folder
+
+
+def load_peer(folder: Path) -> EncodecModel:
+    return EncodecModel.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 @pytest.fixture(scope="module")
-def codec(model: EncodecModel) -> AudioCodec:
-    return AudioCodec(copy.deepcopy(model))
+def model(folder: Path) -> EncodecModel:
+    return load_peer(folder)
+
+
+@pytest.fixture(scope="module")
+def codec(folder: Path) -> AudioCodec:
+    return AudioCodec.load(config(folder))
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +65,16 @@ def test_codes_and_waveform_equal_transformers_own(
     assert all(len(codes[0, k].unique()) > 30 for k in range(4))  # not a degenerate codec
 
 
-def test_pieces_leave_no_seam(codec: AudioCodec, music: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    codes = codec.encode(music)
-    whole = codec.decode(codes)
-    monkeypatch.setattr(audio, "_PIECE", 37)
-    assert torch.equal(codec.encode(music), codes)
-    assert torch.allclose(codec.decode(codes), whole, atol=1e-6)
+@pytest.mark.parametrize("piece", [9, 37, 250])
+def test_pieces_leave_no_seam(
+    codec: AudioCodec, model: EncodecModel, music: Tensor, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    with torch.inference_mode():
+        codes = model.encode(music[:, None]).audio_codes[0]
+        waveform = model.decode(codes[None], [None]).audio_values[:, 0]
+    monkeypatch.setattr(audio, "_PIECE", piece)
+    assert (codec.encode(music) == codes).float().mean() > 0.99  # rounding turns a rare tie
+    assert torch.allclose(codec.decode(codes), waveform, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_samples", [1, 639, 640, 641, 32_000, 160_001])
@@ -78,15 +92,11 @@ def test_a_batch_equals_its_rows(codec: AudioCodec, music: Tensor) -> None:
     assert torch.allclose(codec.decode(codes)[1:], codec.decode(codes[1:]), atol=1e-5)
 
 
-def test_the_fingerprint_is_of_the_values_not_of_their_place(
-    model: EncodecModel, codec: AudioCodec, tmp_path: Path
-) -> None:
-    model.save_pretrained(tmp_path / "one")
-    loaded = AudioCodec.load(config(tmp_path / "one"))
-    assert loaded.fingerprint == codec.fingerprint
-    other = copy.deepcopy(model)
+def test_another_weight_is_another_fingerprint(folder: Path, codec: AudioCodec) -> None:
+    assert AudioCodec(load_peer(folder)).fingerprint == codec.fingerprint
+    other: Any = load_peer(folder)
     with torch.no_grad():
-        other.decoder.layers[0].conv.bias[0] += 1  # type: ignore[union-attr, index, operator]
+        other.decoder.layers[0].conv.bias[0] += 1
     assert AudioCodec(other).fingerprint != codec.fingerprint
 
 

@@ -128,6 +128,13 @@ def test_after_the_picture_its_last_frame_stays(tmp_path: Path) -> None:
     assert [made.read_number(frame) for frame in read_frames(path, 3.0)] == [19, 19]
 
 
+@pytest.mark.parametrize("start_s", [-1.0, 2.0, 9.0])
+def test_a_start_outside_the_file_is_refused(tmp_path: Path, start_s: float) -> None:
+    path = made.make_numbered(tmp_path / "a.mp4", made.constant_times(2.0, Fraction(10)))
+    with pytest.raises(MediaError, match=rf"no {start_s:g} s to start from, it lasts 2\.00 s"):
+        next(read_frames(path, start_s))
+
+
 def test_frames_stand_as_the_camera_was_held(tmp_path: Path) -> None:
     upright = made.make_numbered(tmp_path / "a.mp4", made.constant_times(2.0, Fraction(10)))
     turned = made.rotate(upright, tmp_path / "b.mp4", 90)
