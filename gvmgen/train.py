@@ -92,8 +92,15 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     trackers = ["tensorboard"] if importlib.util.find_spec("tensorboard") else None
     accelerator = Accelerator(mixed_precision=precision, log_with=trackers, project_dir=config.run_folder)
     if accelerator.device.type == "cpu" and accelerator.num_processes == 1 and is_launched():
-        torch.set_num_threads(len(os.sched_getaffinity(0)))  # `accelerate launch` set it to one
+        torch.set_num_threads(num_cores())  # `accelerate launch` set it to one
     return accelerator
+
+
+def num_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def initial_model(config: TrainConfig) -> tuple[GVMGen, ModelInfo]:
