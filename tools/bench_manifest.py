@@ -75,7 +75,7 @@ def filter_rows(data: Path, _: int) -> None:
 
     print(
         filter_manifest(
-            DataFolder(data), FilterConfig(score="silence", keep="speech < 0.9 and duplicate == 0")
+            DataFolder(data), FilterConfig(score="none", keep="speech < 0.9 and duplicate == 0")
         )
     )
 

@@ -15,6 +15,9 @@ from pipeline.crawl import CrawlConfig, crawl
 from pipeline.filtering import DEFAULT_KEEP, FilterConfig, decide_again, filter_manifest
 from pipeline.folder import DataFolder
 from pipeline.manifest import read_manifest
+from pipeline.plan import ShardPlan, write_plan
+from shards.spec import Sample
+from shards.writer import write_shard
 from tests.pipeline.made_scenes import SECONDS, captioned, encode_again, film, make_film, scene, song
 from tests.pipeline.made_speech import spoken
 
@@ -184,3 +187,42 @@ def test_real_videos_are_all_kept(shared_dir: Path, tmp_path: Path) -> None:
     filter_manifest(data, FilterConfig())
     assert {name: row["dropped"] for name, row in rows(data).items() if row["dropped"]} == {}
     assert len(rows(data)) == 8
+
+
+def finish_shard(data: DataFolder, *names: str) -> None:
+    """Put these films into shard 0, with made-up features: their groups and splits are final from here on."""
+    segments = [segment for segment in read_manifest(data.manifest) if Path(segment.source).stem in names]
+    shard = ShardPlan(0, tuple(segment.identity for segment in segments))
+    write_plan(data.plan, {0: shard})
+    features, codes = np.zeros((1, 577, 2), np.float16), np.zeros((4, 50), np.int16)
+    samples = [Sample(segment.key, features, codes) for segment in segments]
+    write_shard(data.shards, 0, samples, plan_hash=shard.plan_hash, fingerprint={})
+
+
+def test_a_segment_in_a_finished_shard_keeps_its_group_and_split(data: DataFolder) -> None:
+    """`same music` was encoded before anyone knew that `other` has its music; `other` follows it."""
+    rewrite(data, "same music", group="before", split="test")
+    finish_shard(data, "same music")
+    filter_manifest(data, FilterConfig(score="none"))
+    found = rows(data)
+    assert (found["same music"]["group"], found["same music"]["split"]) == ("before", "test")
+    assert found["other"]["dropped"] is None
+    assert found["other"]["split"] == "test"
+
+
+def test_music_of_finished_shards_in_both_splits_is_kept_out_of_new_ones(data: DataFolder) -> None:
+    rewrite(data, "good", group="first", split="train")
+    rewrite(data, "again", group="second", split="test", dropped=None)
+    finish_shard(data, "good", "again")
+    third = rows(data)["good"] | {"key": "f" * 16 + "_00000_008000", "source": "third.mp4"}
+    data.manifest.write_text(data.manifest.read_text() + json.dumps(third) + "\n")
+    filter_manifest(data, FilterConfig(score="none", keep="silence < 0.5"))
+    assert rows(data)["third"]["dropped"] == "group: its music is in both splits of finished shards"
+    assert rows(data)["good"]["dropped"] is None
+
+
+def rewrite(data: DataFolder, name: str, **values: Any) -> None:
+    """Change one row of the manifest."""
+    found = rows(data)
+    found[name] |= values
+    data.manifest.write_text("".join(json.dumps(row) + "\n" for row in found.values()))
