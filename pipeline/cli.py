@@ -279,6 +279,9 @@ def verify(
 
 
 def _encode(folder: DataFolder, config: EncodeConfig) -> None:
+    from pipeline.manifest import require_manifest
+
+    require_manifest(folder.manifest)  # before what takes seconds to import
     from pipeline.run import encode as encode_data
 
     try:

@@ -93,13 +93,18 @@ def write_manifest(path: Path, segments: Iterable[Segment]) -> None:
     write_rows(path, (s.to_json() for s in sorted(segments, key=lambda s: s.key)))
 
 
-def read_manifest(path: Path) -> Iterator[Segment]:
-    """The manifest's segments, without those that the filters dropped. Raises FileNotFoundError with the
-    command that makes one."""
+def require_manifest(path: Path) -> None:
+    """Raise FileNotFoundError, with the command that makes a manifest, unless there is one."""
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no manifest there. Run: gvm-prep crawl-manifest FOLDER --out {path}"
         )
+
+
+def read_manifest(path: Path) -> Iterator[Segment]:
+    """The manifest's segments, without those that the filters dropped. Raises FileNotFoundError with the
+    command that makes one."""
+    require_manifest(path)
     for number, row in enumerate(read_rows(path), start=1):
         if row.get("dropped") is None:
             yield Segment.from_json(row, f"{path}: line {number}")

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from typing import Literal
 
+from gvmgen.encoders.presets import encoder_config
 from pipeline.estimate import feature_dim, frames_per_s, num_bytes
 from pipeline.folder import DataFolder, choose, plan_summary, planned_frames
 from pipeline.plan import Plan, ShardPlan
@@ -28,6 +29,10 @@ class EncodeConfig:
     stop_after: int = 20  # segments in a row that fail at the same stage; 0: never stop
     # What a kill or a failure leaves behind is worth a shard's space; more than that only --cache keep takes.
     cache: CacheMode = "until-packed"
+
+    def __post_init__(self) -> None:
+        encoder_config(self.preset)  # what nobody knows is refused before any work
+        choose({}, self.shards)
 
 
 def split_complete(

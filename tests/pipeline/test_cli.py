@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from gvmgen.console import ExitCode
-from pipeline.cli import main
+from pipeline.cli import app, main
 from pipeline.folder import DataFolder
 from pipeline.manifest import Segment, segment_key, write_manifest
 from shards.record import ShardRecord
@@ -164,6 +165,14 @@ def test_verify_passes_sound_shards_and_names_the_sample_of_a_flipped_bit(
 def test_verify_needs_no_manifest(data: DataFolder, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.move(data.shards, "elsewhere/shards")
     assert gvm_prep(capsys, "verify", "--data", "elsewhere")[0] == ExitCode.OK
+
+
+ENCODE_FLAGS = "--shards --data --preset --device --retry --force --cache --stop-after --dry-run"
+
+
+def test_gvm_prep_encode_has_the_flags_that_users_know() -> None:
+    command = typer.main.get_command(app).commands["encode"]  # type: ignore[attr-defined]
+    assert {flag for parameter in command.params for flag in parameter.opts} == set(ENCODE_FLAGS.split())
 
 
 def test_planning_twice_says_the_same(data: DataFolder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -194,6 +194,23 @@ def test_a_source_that_comes_back_is_retried_at_the_next_run(data: DataFolder, u
     assert written(data) == uninterrupted
 
 
+def test_segments_that_fail_alike_stop_the_run_and_commit_nothing(data: DataFolder) -> None:
+    shutil.rmtree(data.root / "videos")
+    with pytest.raises(ValueError, match=r"2 segments in a row failed at the stage 'source'.*no such file"):
+        run(data, stop_after=2)
+    assert not list(data.shards.glob("*.tar")) + list(data.shards.glob(".*.tmp"))
+
+
+def test_a_full_disk_is_seen_before_the_shard_is_begun(
+    data: DataFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(data.root)._replace(free=1 << 20)
+    monkeypatch.setattr("pipeline.engines.shutil.disk_usage", lambda path: full)
+    with pytest.raises(OSError, match="Make room and run again"):
+        run(data)
+    assert not list(data.shards.glob("*"))
+
+
 @pytest.mark.parametrize("cache", ["keep", "until-packed"])
 def test_overlapping_segments_never_run_clip_twice(
     data: DataFolder, uninterrupted: Bytes, cache: str
