@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gvmgen.encoders.fingerprint import weights_sha256
 from gvmgen.encoders.hub import hub_or_cache
+from gvmgen.encoders.packed import CHUNK, PackedBlock, can_pack
 from gvmgen.encoders.presets import EncoderConfig, MissingWeightsError
 from shards.spec import NUM_PATCHES
 
@@ -34,11 +35,18 @@ class VideoEncoder:
     """Frames of any size -> patch features [F, P, D]."""
 
     def __init__(self, tower: VisionTransformer, device: torch.device, dtype: torch.dtype) -> None:
+        """tower: in float32; it is taken over and changed."""
         self._check(tower)
         self._size: int = tower.image_size[0]
-        self._weights_sha256 = weights_sha256(tower.state_dict().items())
-        self._tower = tower.eval().requires_grad_(False).to(device, dtype)
         self._device, self._dtype = device, dtype
+        self.feature_dim: int = tower.conv1.out_channels
+        self.fingerprint = _fingerprint(tower, dtype)
+        blocks = tower.eval().requires_grad_(False).transformer.resblocks
+        self._packed: list[PackedBlock] = []
+        if all(can_pack(block, device, dtype) for block in blocks):
+            self._packed = [PackedBlock(block, CHUNK * NUM_PATCHES) for block in blocks]
+            tower.transformer = None  # its weights are not needed twice
+        self._tower = tower.to(device, dtype)
         shape = (3, 1, 1)
         self._mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN, device=device).view(shape)
         self._std = torch.tensor(open_clip.OPENAI_DATASET_STD, device=device).view(shape)
@@ -56,25 +64,6 @@ class VideoEncoder:
             dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         return cls(_load_tower(config), device, dtype)
 
-    @property
-    def feature_dim(self) -> int:
-        return self._tower.conv1.out_channels
-
-    @property
-    def fingerprint(self) -> dict[str, Any]:
-        """All that shapes the features; equal for equal weights, wherever they lie."""
-        tower = self._tower
-        return {
-            "model": f"ViT {self._size}/{tower.patch_size[0]}",
-            "size": f"{tower.transformer.layers} layers of {self.feature_dim}",
-            "activation": type(tower.transformer.resblocks[0].mlp.gelu).__name__,
-            "weights_sha256": self._weights_sha256,
-            "layer": _LAYER,
-            "dtype": str(self._dtype).removeprefix("torch."),
-            "resize": _RESIZE,
-            "sampler": _SAMPLER,
-        }
-
     def preprocess(self, frame: np.ndarray) -> Tensor:
         """CLIP's own resize and crop. uint8 [H, W, 3] -> uint8 [3, 336, 336]."""
         image = Image.fromarray(frame)
@@ -91,15 +80,42 @@ class VideoEncoder:
         """Patch features with the class token first. uint8 [F, 3, 336, 336] -> float16 [F, P, D]."""
         pixels = frames.to(self._device).float().div_(255).sub_(self._mean).div_(self._std)
         x = self._tower._embeds(pixels.to(self._dtype))  # [F, 3, 336, 336] -> [F, P, D]
+        return (self._run_packed(x) if self._packed else self._run(x)).half()
+
+    def _run(self, x: Tensor) -> Tensor:
         for block in self._tower.transformer.resblocks:
             x = _forward(block, x)
-        return x.half()
+        return x
+
+    def _run_packed(self, x: Tensor) -> Tensor:
+        num_heads = self._packed[0].num_heads
+        buffer = x.new_empty(min(CHUNK, len(x)) * num_heads, x.shape[1], x.shape[1])
+        done = []
+        for chunk in x.split(CHUNK):
+            for block in self._packed:
+                chunk = block(chunk, buffer[: len(chunk) * num_heads])
+            done.append(chunk)
+        return torch.cat(done)
 
     @staticmethod
     def _check(tower: VisionTransformer) -> None:
         num_patches = tower.positional_embedding.shape[0]
         if num_patches != NUM_PATCHES:
             raise ValueError(f"the picture encoder gives {num_patches} patches, shards hold {NUM_PATCHES}")
+
+
+def _fingerprint(tower: VisionTransformer, dtype: torch.dtype) -> dict[str, Any]:
+    """All that shapes the features; equal for equal weights, wherever they lie."""
+    return {
+        "model": f"ViT {tower.image_size[0]}/{tower.patch_size[0]}",
+        "size": f"{tower.transformer.layers} layers of {tower.conv1.out_channels}",
+        "activation": type(tower.transformer.resblocks[0].mlp.gelu).__name__,
+        "weights_sha256": weights_sha256(tower.state_dict().items()),
+        "layer": _LAYER,
+        "dtype": str(dtype).removeprefix("torch."),
+        "resize": _RESIZE,
+        "sampler": _SAMPLER,
+    }
 
 
 def _forward(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
