@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("decoder.cpp")
+HEADER = Path(__file__).with_name("precision.h")
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-Wno-psabi", "-pthread", "-shared", "-fPIC"]
 COMPILE_TIMEOUT_S = 300
 
@@ -42,7 +43,13 @@ def cache_dir() -> Path:
 def _build_id(compiler: str) -> str:
     """Differs with source, flags, compiler and processor: a home directory may serve many machines."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    parts = [SOURCE.read_bytes(), " ".join(FLAGS).encode(), version, _processor().encode()]
+    parts = [
+        SOURCE.read_bytes(),
+        HEADER.read_bytes(),
+        " ".join(FLAGS).encode(),
+        version,
+        _processor().encode(),
+    ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 

@@ -1,241 +1,35 @@
-// One step of the temporal decoder for a few rows: every weight is read from memory once, which is what a step costs.
+// One step of the temporal decoder for a few rows: every weight is read from memory once, which is what a
+// step costs.
 //
-// Layout. A matrix [outputs, inputs] is cut into blocks of 64 outputs. Inputs are taken in words of 4 bytes: one
-// float, two bfloat16 or four 8-bit integers. A block holds, word by word, the 64 outputs' words side by side, so
-// a thread reads one unbroken stream, and 16 outputs fill the 16 lanes of a vector: no horizontal sums. The same
-// code then serves the three precisions; they differ in `dot` alone. A cache of keys is such a matrix whose outputs
-// are positions.
+// Layout. A matrix [outputs, inputs] is cut into blocks of 64 outputs. Inputs are taken in words of 4 bytes:
+// one float, two bfloat16 or four 8-bit integers. A block holds, word by word, the 64 outputs' words side by
+// side, so a thread reads one unbroken stream, and 16 outputs fill the 16 lanes of a vector: no horizontal
+// sums. The same code then serves the three precisions; they differ in `dot` alone. A cache of keys is such a
+// matrix whose outputs are positions, a cache of values one whose inputs are.
 //
-// Each row's arithmetic is the same whatever the number of rows and threads: an output is summed by one thread, in
-// one order. So the same seed gives the same music, alone or among others.
-//
-// Vectors are GCC's and clang's own vector types, so that AVX2 and NEON get code too; only the integer and bfloat16
-// products have variants by hand.
+// Each row's arithmetic is the same whatever the number of rows and threads: an output is summed by one
+// thread, in one order. So the same seed gives the same music, alone or among others.
 
-#include <algorithm>
+#include "precision.h"
+
 #include <atomic>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <memory>
 #include <thread>
-#include <vector>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-#if defined(__ARM_NEON)
-#include <arm_neon.h>
-#endif
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
 namespace {
 
-constexpr int LANES = 16;
 constexpr int VECTORS = 4;  // a block's width: enough independent sums to hide a product's latency
 constexpr int BLOCK = LANES * VECTORS;
 constexpr int HEAD_DIM = 64;  // so a head's query, key and value are one block each
 constexpr int MAX_ROWS = 32;
 constexpr float NORM_EPS = 1e-5f;
-constexpr int ASK_BYTES = 4096;  // a page, where the processor's own foresight begins anew
-constexpr int TILE_ROWS = 6;        // 6 x 4 sums, 4 weights and 1 input fill the 32 vector registers
+constexpr int64_t ASK_BYTES = 4096;  // a page, where the processor's own foresight begins anew
+constexpr int TILE_ROWS = 6;         // 6 x 4 sums, 4 weights and 1 input fill the 32 vector registers
 
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef int8_t Bytes __attribute__((vector_size(16)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-
-template <class To, class From>
-To bits(From x) {
-    static_assert(sizeof(To) == sizeof(From));
-    To y;
-    std::memcpy(&y, &x, sizeof y);
-    return y;
-}
-
-Floats splat(float x) { return x - Floats{}; }
-Floats load(const float* x) {
-    Floats v;
-    std::memcpy(&v, x, sizeof v);
-    return v;
-}
-void store(float* x, Floats v) { std::memcpy(x, &v, sizeof v); }
-
-Floats max(Floats x, Floats y) { return x > y ? x : y; }
-Floats absolute(Floats x) { return x < 0.0f ? -x : x; }
-
-template <class Vector>
-auto sum_lanes(Vector v) {
-    auto total = v[0];
-    for (int i = 1; i < LANES; i++) total += v[i];
-    return total;
-}
-float max_lane(Floats v) {
-    float largest = v[0];
-    for (int i = 1; i < LANES; i++) largest = std::max(largest, v[i]);
-    return largest;
-}
-
-Floats exp(Floats x) {  // e^x for x <= 0: 2^n by the exponent's bits, the rest by a polynomial; relative error 2e-7
-    x = max(x, splat(-87.0f));
-    Floats scaled = x * 1.44269504f;
-    Ints n = __builtin_convertvector(scaled - 0.5f, Ints);
-    Floats rest = (scaled - __builtin_convertvector(n, Floats)) * 0.69314718f;
-    Floats p = splat(1.0f / 5040);
-    p = p * rest + 1.0f / 720;
-    p = p * rest + 1.0f / 120;
-    p = p * rest + 1.0f / 24;
-    p = p * rest + 1.0f / 6;
-    p = p * rest + 0.5f;
-    p = p * rest + 1.0f;
-    p = p * rest + 1.0f;
-    return p * bits<Floats>((n + 127) << 23);
-}
-
-Floats gelu(Floats x) {  // with erf (Abramowitz and Stegun 7.1.26, error 1.5e-7)
-    Floats z = absolute(x) * 0.70710678f;
-    Floats t = 1.0f / (1.0f + 0.3275911f * z);
-    Floats p = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
-    Floats tail = 0.5f * p * exp(-z * z);  // the normal distribution beyond |x|
-    return x * (x < 0.0f ? tail : 1.0f - tail);
-}
-
-// A row of inputs in words, and what turns sums of their products back into numbers.
-struct Row {
-    uint32_t* words;
-    float* scales;    // of each group of inputs; int8 only
-    int32_t* starts;  // of each group: what undoes the weights' offset
-};
-
-// ---- the three precisions -------------------------------------------------------------------------------------------
-
-struct Fp32 {
-    using Sum = Floats;
-    static constexpr int PER_WORD = 1;
-    static constexpr int GROUP_WORDS = 1 << 30;
-    static constexpr bool HAS_SCALES = false;
-
-    static Sum dot(Sum sum, Words w, uint32_t input) { return sum + bits<Floats>(w) * bits<float>(input); }
-    static void encode(const float* x, int64_t n, Row row) { std::memcpy(row.words, x, 4 * n); }
-    static uint32_t stored(uint32_t word) { return word; }
-};
-
-struct Bf16 {
-    using Sum = Floats;
-    static constexpr int PER_WORD = 2;
-    static constexpr int GROUP_WORDS = 1 << 30;
-    static constexpr bool HAS_SCALES = false;
-
-    static Sum dot(Sum sum, Words w, uint32_t input) {
-#if defined(__AVX512BF16__)
-        return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)(input - Words{}));
-#else
-        return sum + bits<Floats>(w << 16) * bits<float>(input << 16) +
-               bits<Floats>(w & 0xffff0000u) * bits<float>(input & 0xffff0000u);
-#endif
-    }
-    static void encode(const float* x, int64_t n, Row row) {  // rounds to the nearest, ties to even
-        for (int64_t i = 0; i < n; i += LANES) {
-            Words word = bits<Words>(load(x + i));
-            Halves half = __builtin_convertvector((word + 0x7fff + (word >> 16 & 1)) >> 16, Halves);
-            std::memcpy((uint16_t*)row.words + i, &half, sizeof half);
-        }
-    }
-    static uint32_t stored(uint32_t word) { return word; }
-};
-
-struct Int8 {  // weights and keys are stored plus 128: the processor multiplies unsigned by signed bytes
-    using Sum = Ints;
-    static constexpr int PER_WORD = 4;
-    static constexpr int GROUP_WORDS = 64;  // 256 inputs share a scale, so an outlier spoils only its own group
-    static constexpr bool HAS_SCALES = true;
-
-    static Sum dot(Sum sum, Words w, uint32_t input) {
-#if defined(__AVX512VNNI__)
-        return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, _mm512_set1_epi32(int(input)));
-#elif defined(__AVX2__)  // two bytes at a time as 16-bit integers: vpmaddubsw would saturate
-        int even = int((input << 24 >> 24 ^ 0x80) - 0x80) & 0xffff, odd = int8_t(input >> 8) & 0xffff;
-        even |= int(uint32_t(int8_t(input >> 16)) << 16);
-        odd |= int(uint32_t(int8_t(input >> 24)) << 16);
-        __m256i halves[2], sums[2];
-        std::memcpy(halves, &w, sizeof w);
-        std::memcpy(sums, &sum, sizeof w);
-        for (int h = 0; h < 2; h++) {
-            __m256i low = _mm256_and_si256(halves[h], _mm256_set1_epi16(0xff));
-            __m256i high = _mm256_srli_epi16(halves[h], 8);
-            sums[h] = _mm256_add_epi32(sums[h], _mm256_madd_epi16(low, _mm256_set1_epi32(even)));
-            sums[h] = _mm256_add_epi32(sums[h], _mm256_madd_epi16(high, _mm256_set1_epi32(odd)));
-        }
-        std::memcpy(&sum, sums, sizeof w);
-        return sum;
-#elif defined(__ARM_FEATURE_DOTPROD)
-        int8x16_t weights[4];
-        int32x4_t sums[4];
-        Words signed_weights = w ^ 0x80808080u;
-        std::memcpy(weights, &signed_weights, sizeof w);
-        std::memcpy(sums, &sum, sizeof w);
-        int8x16_t inputs = vreinterpretq_s8_u32(vdupq_n_u32(input));
-        // `starts` takes off 128 times the inputs; here the offset is already gone, so it is put back
-        int32x4_t offset = vdotq_s32(vdupq_n_s32(0), vreinterpretq_s8_u8(vdupq_n_u8(64)), inputs);
-        for (int i = 0; i < 4; i++) sums[i] = vaddq_s32(vdotq_s32(sums[i], weights[i], inputs), vaddq_s32(offset, offset));
-        std::memcpy(&sum, sums, sizeof w);
-        return sum;
-#else
-        for (int byte = 0; byte < 4; byte++)
-            sum += (Ints)(w >> (8 * byte) & 0xffu) * int32_t(int8_t(input >> (8 * byte)));
-        return sum;
-#endif
-    }
-    static void encode(const float* x, int64_t n, Row row) {
-        const int64_t group = GROUP_WORDS * PER_WORD;
-        for (int64_t first = 0; first < n; first += group, row.scales++, row.starts++)
-            quantise(x + first, std::min(group, n - first), (int8_t*)row.words + first, row.scales, row.starts);
-    }
-    static void quantise(const float* x, int64_t n, int8_t* out, float* scale, int32_t* start) {
-        Floats largest = {};
-        for (int64_t i = 0; i < n; i += LANES) largest = max(largest, absolute(load(x + i)));
-        const float limit = std::max(max_lane(largest), 1e-30f);
-        Ints sum = {};
-        for (int64_t i = 0; i < n; i += LANES) {
-            // 1.5 x 2^23 rounds, and leaves the integer in the low bits
-            Ints rounded = bits<Ints>(load(x + i) * (127 / limit) + 12582912.0f) - 0x4b400000;
-            sum += rounded;
-            Bytes bytes = __builtin_convertvector(rounded, Bytes);
-            std::memcpy(out + i, &bytes, sizeof bytes);
-        }
-        *scale = limit / 127;
-        *start = -128 * sum_lanes(sum);
-    }
-    static void subtract(Row row, int64_t n, float* x) {  // leaves what `encode` rounded off
-        for (int64_t i = 0; i < n; i += LANES) {
-            Bytes bytes;
-            std::memcpy(&bytes, (const int8_t*)row.words + i, sizeof bytes);
-            store(x + i, load(x + i) - __builtin_convertvector(bytes, Floats) * row.scales[i / (GROUP_WORDS * PER_WORD)]);
-        }
-    }
-    static uint32_t stored(uint32_t word) { return word ^ 0x80808080u; }
-};
-
-template <class Format>
-struct Encoded {  // room for some rows of at most `inputs` numbers
-    Encoded(int64_t count, int64_t inputs) {
-        const int64_t num_words = inputs / Format::PER_WORD, num_groups = (num_words - 1) / Format::GROUP_WORDS + 1;
-        words.resize(count * num_words);
-        scales.resize(count * num_groups);
-        starts.resize(count * num_groups);
-        for (int64_t r = 0; r < count; r++)
-            rows.push_back({&words[r * num_words], &scales[r * num_groups], &starts[r * num_groups]});
-    }
-    std::vector<uint32_t> words;
-    std::vector<float> scales;
-    std::vector<int32_t> starts;
-    std::vector<Row> rows;
-};
-
-// ---- what Python hands over (gvmgen/fast/engine.py mirrors these structures) ----------------------------------------
+// ---- what Python hands over (abi.py mirrors these structures) ----------------------------------------
 
 struct Matrix {
     const void* words;    // as in the legend above
@@ -248,8 +42,8 @@ struct Norm {
 struct Cache {          // of every slot (a row of the batch) and head
     void* keys;         // [slots, heads]: a matrix of capacity outputs and 64 inputs
     void* values;       // [slots, heads]: a matrix of 64 outputs and capacity inputs
-    float *key_scales;  // [slots, heads, capacity]; int8 only, as value_scales
-    float *value_scales;
+    float* key_scales;  // [slots, heads, capacity]; int8 only, as value_scales
+    float* value_scales;
     int64_t capacity;
 };
 struct Layer {
@@ -276,12 +70,13 @@ struct Decoder {
 };
 struct Rows {  // one position of one slot each: of the music, or of the visual memory
     int64_t count;
-    const int64_t *codes;  // [count, K]
+    const int64_t* codes;  // [count, K]
     const int64_t *slots, *positions;
     float* logits;  // [count, K, codebook_size]; null where they are not wanted
 };
 
-// ---- threads --------------------------------------------------------------------------------------------------------
+// ---- threads
+// --------------------------------------------------------------------------------------------------------
 
 class Barrier {  // spins, since a wait is of microseconds; yields, since the machine may be shared
   public:
@@ -296,7 +91,8 @@ class Barrier {  // spins, since a wait is of microseconds; yields, since the ma
         for (int spins = 0; round_.load(std::memory_order_acquire) == round; spins++) {
             if (spins > 4000) std::this_thread::yield();
 #if defined(__x86_64__)
-            else _mm_pause();
+            else
+                _mm_pause();
 #endif
         }
     }
@@ -315,24 +111,29 @@ void on_threads(int threads, Work work) {
     for (auto& other : others) other.join();
 }
 
-// ---- matrices -------------------------------------------------------------------------------------------------------
+// ---- matrices
+// -------------------------------------------------------------------------------------------------------
 
-// Sums of one block for some rows. The processor foresees the way through a block by itself, but not what comes after
-// a break; `next` (or null) is asked for line by line meanwhile, so that memory does not idle when threads meet.
+// Sums of one block for some rows. The processor foresees the way through a block by itself, but not what
+// comes after a break; `next` (or null) is asked for line by line meanwhile, so that memory does not idle
+// when threads meet.
 template <class Format, int ROWS>
-void block(const Words* weights, int64_t num_words, const Row* rows, const Words* next, Floats (&out)[TILE_ROWS][VECTORS]) {
+void block(const Words* weights, int64_t num_words, const Row* rows, const Words* next,
+           Floats (&out)[TILE_ROWS][VECTORS]) {
     Floats total[ROWS][VECTORS] = {};
     for (int64_t first = 0, group = 0; first < num_words; first += Format::GROUP_WORDS, group++) {
         int64_t end = std::min<int64_t>(num_words, first + Format::GROUP_WORDS);
         typename Format::Sum sums[ROWS][VECTORS];
         for (int r = 0; r < ROWS; r++)
-            for (auto& sum : sums[r]) sum = typename Format::Sum{} + (Format::HAS_SCALES ? rows[r].starts[group] : 0);
+            for (auto& sum : sums[r])
+                sum = typename Format::Sum{} + (Format::HAS_SCALES ? rows[r].starts[group] : 0);
         for (int64_t k = first; k < end; k++) {
             const Words* w = weights + k * VECTORS;
             if (next)
                 for (int v = 0; v < VECTORS; v++) __builtin_prefetch(next + k * VECTORS + v, 0, 2);
             for (int r = 0; r < ROWS; r++)
-                for (int v = 0; v < VECTORS; v++) sums[r][v] = Format::dot(sums[r][v], w[v], rows[r].words[k]);
+                for (int v = 0; v < VECTORS; v++)
+                    sums[r][v] = Format::dot(sums[r][v], w[v], rows[r].words[k]);
         }
         for (int r = 0; r < ROWS; r++)
             for (int v = 0; v < VECTORS; v++) {
@@ -348,8 +149,8 @@ void block(const Words* weights, int64_t num_words, const Row* rows, const Words
 
 // Products of blocks [begin, end) of a matrix with some rows; sink(row, first output of 16, their sums).
 template <class Format, class Sink>
-void multiply(const Matrix& matrix, int64_t begin, int64_t end, const Row* rows, int64_t num_rows, const void* next,
-              Sink sink) {
+void multiply(const Matrix& matrix, int64_t begin, int64_t end, const Row* rows, int64_t num_rows,
+              const void* next, Sink sink) {
     const int64_t num_words = matrix.inputs / Format::PER_WORD;
     Floats out[TILE_ROWS][VECTORS];
     for (int64_t b = begin; b < end; b++) {
@@ -376,7 +177,8 @@ void multiply(const Matrix& matrix, int64_t begin, int64_t end, const Row* rows,
     }
 }
 
-// ---- one thread's part of a step ------------------------------------------------------------------------------------
+// ---- one thread's part of a step
+// ------------------------------------------------------------------------------------
 
 struct Shared {  // what threads hand each other between two barriers
     std::vector<float> residual, mixed, hidden;
@@ -410,13 +212,16 @@ class Worker {
         }
         if (!rows_.logits) return;
         read_normed(d_.out_norm);
-        part_of(d_.logits, d_.layers[0].self_in, [&](int64_t r, int64_t o, Floats sums) { store(rows_.logits + r * d_.logits.outputs + o, sums); });
+        part_of(d_.logits, d_.layers[0].self_in, [&](int64_t r, int64_t o, Floats sums) {
+            store(rows_.logits + r * d_.logits.outputs + o, sums);
+        });
     }
 
     // The keys and values of some conditions, a row each; they stay the same for all steps.
     void fill_memory() {
         for (int64_t r = 0; r < rows_.count; r++)
-            encode_row(r, d_.conditions + (rows_.slots[r] * d_.memory_length + rows_.positions[r]) * d_.dim, d_.dim);
+            encode_row(r, d_.conditions + (rows_.slots[r] * d_.memory_length + rows_.positions[r]) * d_.dim,
+                       d_.dim);
         for (int64_t l = 0; l < d_.num_layers; l++)
             for_my_heads([&](int64_t head) {
                 multiply_head(d_.layers[l].cross_memory, head, 2, nullptr);
@@ -446,7 +251,8 @@ class Worker {
     void self_attention(const Layer& layer, const Matrix& next) {
         read_normed(layer.self_norm);
         for_my_heads([&](int64_t head) {
-            ask_for(layer.self_cache, head);
+            for (int64_t r = 0; r < rows_.count; r++)
+                ask_for(layer.self_cache, r, head, rows_.positions[r] + 1);
             multiply_head(layer.self_in, head, 3, &layer.self_out);
             for (int64_t r = 0; r < rows_.count; r++) write_cache(layer.self_cache, r, head, 1);
             for (int64_t r = 0; r < rows_.count; r++)
@@ -458,7 +264,7 @@ class Worker {
     void cross_attention(const Layer& layer) {
         read_normed(layer.cross_norm);
         for_my_heads([&](int64_t head) {
-            ask_for(layer.cross_cache, head);
+            for (int64_t r = 0; r < rows_.count; r++) ask_for(layer.cross_cache, r, head, d_.memory_length);
             multiply_head(layer.cross_query, head, 1, &layer.cross_out);
             for (int64_t r = 0; r < rows_.count; r++) {
                 int64_t at = (head * d_.num_steps + rows_.positions[r]) * d_.memory_length;
@@ -477,7 +283,9 @@ class Worker {
     void feed_forward(const Layer& layer, const Matrix& next) {
         const int64_t hidden_dim = layer.up.outputs;
         read_normed(layer.feed_forward_norm);
-        part_of(layer.up, layer.down, [&](int64_t r, int64_t o, Floats sums) { store(&shared_.hidden[r * hidden_dim + o], gelu(sums)); });
+        part_of(layer.up, layer.down, [&](int64_t r, int64_t o, Floats sums) {
+            store(&shared_.hidden[r * hidden_dim + o], gelu(sums));
+        });
         barrier_.wait();
         read(shared_.hidden.data(), hidden_dim);
         add_to_residual(layer.down, next);
@@ -494,13 +302,14 @@ class Worker {
     // This thread's outputs of a matrix. next: the matrix that is read after it.
     template <class Sink>
     void part_of(const Matrix& matrix, const Matrix& next, Sink sink) {
-        multiply<Format>(matrix, share(matrix, thread_), share(matrix, thread_ + 1), inputs_.rows.data(), rows_.count,
-                         my_first(next), sink);
+        multiply<Format>(matrix, share(matrix, thread_), share(matrix, thread_ + 1), inputs_.rows.data(),
+                         rows_.count, my_first(next), sink);
     }
 
     // The first block of a thread's share of a matrix. Heads are shared in whole.
     int64_t share(const Matrix& matrix, int64_t thread) const {
-        const int64_t blocks = matrix.outputs / BLOCK, parts = blocks % d_.num_heads ? 1 : blocks / d_.num_heads;
+        const int64_t blocks = matrix.outputs / BLOCK,
+                      parts = blocks % d_.num_heads ? 1 : blocks / d_.num_heads;
         return blocks / parts * thread / d_.num_threads * parts;
     }
 
@@ -517,9 +326,9 @@ class Worker {
     void multiply_head(const Matrix& matrix, int64_t head, int64_t parts, const Matrix* next) {
         const int64_t first = head * parts, end = first + parts;
         const void* ask = next && end == share(matrix, thread_ + 1) ? my_first(*next) : nullptr;
-        multiply<Format>(matrix, first, end, inputs_.rows.data(), rows_.count, ask, [&](int64_t r, int64_t o, Floats sums) {
-            store(head_part(r, 0) + o - first * HEAD_DIM, sums);
-        });
+        multiply<Format>(
+            matrix, first, end, inputs_.rows.data(), rows_.count, ask,
+            [&](int64_t r, int64_t o, Floats sums) { store(head_part(r, 0) + o - first * HEAD_DIM, sums); });
     }
 
     float* head_part(int64_t row, int64_t part) { return &heads_[(row * 3 + part) * HEAD_DIM]; }
@@ -561,14 +370,16 @@ class Worker {
         uint32_t words[HEAD_WORDS];
         int32_t unused;
         Format::encode(key, HEAD_DIM, {words, cache.key_scales + at + position, &unused});
-        uint32_t* keys = (uint32_t*)cache.keys + at * HEAD_WORDS + position / BLOCK * HEAD_WORDS * BLOCK + position % BLOCK;
+        uint32_t* keys = (uint32_t*)cache.keys + at * HEAD_WORDS + position / BLOCK * HEAD_WORDS * BLOCK +
+                         position % BLOCK;
         for (int i = 0; i < HEAD_WORDS; i++) keys[i * BLOCK] = Format::stored(words[i]);
 
         Format::encode(value, HEAD_DIM, {words, cache.value_scales + at + position, &unused});
         for (auto& word : words) word = Format::stored(word);
         constexpr int SIZE = 4 / PER_WORD;
         char* values = (char*)cache.values + at * HEAD_DIM * SIZE + position / PER_WORD * BLOCK * 4;
-        if (position % PER_WORD == 0) std::memset(values, 0, BLOCK * 4);  // no chance bits, even where they weigh nothing
+        if (position % PER_WORD == 0)
+            std::memset(values, 0, BLOCK * 4);  // no chance bits, even where they weigh nothing
         for (int i = 0; i < HEAD_DIM; i++)
             std::memcpy(values + i * 4 + position % PER_WORD * SIZE, (char*)words + i * SIZE, SIZE);
     }
@@ -581,17 +392,15 @@ class Worker {
         return (const uint32_t*)cache.keys + cache_at(cache, row, head) * HEAD_WORDS;
     }
 
-    // While a head's weights stream in, memory fetches the beginnings of its caches, and their scales, into the caches
-    // of the processor: each would else be waited for.
-    void ask_for(const Cache& cache, int64_t head) const {
-        for (int64_t r = 0; r < rows_.count; r++) {
-            const int64_t at = cache_at(cache, r, head), length = std::min(rows_.positions[r] + 1, cache.capacity);
-            ask(keys_at(cache, r, head), std::min<int64_t>(length * HEAD_WORDS * 4, ASK_BYTES));
-            ask((const uint32_t*)cache.values + at * HEAD_WORDS, std::min<int64_t>(length * HEAD_WORDS * 4, ASK_BYTES));
-            if (!Format::HAS_SCALES) continue;
-            ask(cache.key_scales + at, length * 4);
-            ask(cache.value_scales + at, length * 4);
-        }
+    // While a head's weights stream in, memory fetches the beginnings of its caches, and their scales, into
+    // the caches of the processor: each would else be waited for.
+    void ask_for(const Cache& cache, int64_t r, int64_t head, int64_t length) const {
+        const int64_t at = cache_at(cache, r, head), num_bytes = std::min(length * HEAD_WORDS * 4, ASK_BYTES);
+        ask(keys_at(cache, r, head), num_bytes);
+        ask((const uint32_t*)cache.values + at * HEAD_WORDS, num_bytes);
+        if (!Format::HAS_SCALES) return;
+        ask(cache.key_scales + at, length * 4);
+        ask(cache.value_scales + at, length * 4);
     }
 
     static void ask(const void* from, int64_t num_bytes) {
@@ -612,7 +421,8 @@ class Worker {
         mix(values, length, 1 / total, next, &shared_.mixed[r * d_.dim + head * HEAD_DIM]);
     }
 
-    void score(const uint32_t* keys, const float* scales, const float* query, int64_t length, const uint32_t* next) {
+    void score(const uint32_t* keys, const float* scales, const float* query, int64_t length,
+               const uint32_t* next) {
         float scaled[HEAD_DIM];
         for (int i = 0; i < HEAD_DIM; i++) scaled[i] = query[i] * 0.125f;  // 1 / sqrt(64)
         uint32_t words[HEAD_WORDS];
@@ -704,10 +514,12 @@ extern "C" {
 
 int64_t max_rows() { return MAX_ROWS; }
 
-// Logits of some rows, whose keys and values join the caches. Rows of one slot must stand in the order of time.
+// Logits of some rows, whose keys and values join the caches. Rows of one slot must stand in the order of
+// time.
 void decoder_step(const Decoder* decoder, const Rows* rows) { run(*decoder, *rows, true); }
 
-// The cross-attention's keys and values of the conditions that `rows` names; `codes` and `logits` are not read.
+// The cross-attention's keys and values of the conditions that `rows` names; `codes` and `logits` are not
+// read.
 void decoder_fill_memory(const Decoder* decoder, const Rows* rows) { run(*decoder, *rows, false); }
 
 // Ask for pages of 2 MB: a step walks through all the weights, and small pages cost it a fifth of its time.
@@ -721,17 +533,17 @@ void use_large_pages(void* begin, int64_t size) {
 #endif
 }
 
-// What the machine can read: adds up `size` bytes with the same threads. Returns the sum, so that nothing is skipped.
+// What the machine can read: adds up `size` bytes with the same threads. Returns the sum, so that nothing is
+// skipped.
 uint32_t read_all(const void* begin, int64_t size, int64_t num_threads) {
     std::atomic<uint32_t> total{0};
     on_threads(int(num_threads), [&](int thread) {
         const Words* w = (const Words*)begin;
         int64_t vectors = size / int64_t(sizeof(Words));
         Words sums[8] = {};
-        for (int64_t i = vectors * thread / num_threads, end = vectors * (thread + 1) / num_threads; i + 8 <= end; i += 8)
-            for (int v = 0; v < 8; v++) {
-                sums[v] += w[i + v];
-            }
+        for (int64_t i = vectors * thread / num_threads, end = vectors * (thread + 1) / num_threads;
+             i + 8 <= end; i += 8)
+            for (int v = 0; v < 8; v++) sums[v] += w[i + v];
         for (auto& sum : sums) total += sum[0];
     });
     return total;

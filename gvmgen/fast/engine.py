@@ -175,6 +175,8 @@ class CompiledEngine:
     def _read(self, codes: Tensor, logits: Tensor | None) -> None:
         """codes: int64 [R, K, S]; a step's rows before the next step's, so that each finds its past."""
         num_steps = codes.shape[2]
+        if codes.numel() and not 0 <= codes.min() <= codes.max() <= self.config.codebook_size:
+            raise ValueError(f"codes {codes.min()} … {codes.max()}; known: 0 … {self.config.codebook_size}")
         if self.num_read + num_steps > self.max_steps:
             raise ValueError(f"the caches hold {self.max_steps} steps, not {self.num_read + num_steps}")
         flat = codes.permute(2, 0, 1).flatten(0, 1).contiguous()  # [R, K, S] -> [S * R, K]

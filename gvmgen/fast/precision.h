@@ -1,0 +1,226 @@
+// Vectors, and the three precisions that numbers are stored in. Layout and reasons: decoder.cpp.
+//
+// Vectors are GCC's and clang's own vector types, so that AVX2 and NEON get code too; only the integer and
+// bfloat16 products have variants by hand.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#if defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace {
+
+constexpr int LANES = 16;
+
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef int8_t Bytes __attribute__((vector_size(16)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+
+template <class To, class From>
+To bits(From x) {
+    static_assert(sizeof(To) == sizeof(From));
+    To y;
+    std::memcpy(&y, &x, sizeof y);
+    return y;
+}
+
+Floats splat(float x) { return x - Floats{}; }
+Floats load(const float* x) {
+    Floats v;
+    std::memcpy(&v, x, sizeof v);
+    return v;
+}
+void store(float* x, Floats v) { std::memcpy(x, &v, sizeof v); }
+
+Floats max(Floats x, Floats y) { return x > y ? x : y; }
+Floats absolute(Floats x) { return x < 0.0f ? -x : x; }
+
+template <class Vector>
+auto sum_lanes(Vector v) {
+    auto total = v[0];
+    for (int i = 1; i < LANES; i++) total += v[i];
+    return total;
+}
+float max_lane(Floats v) {
+    float largest = v[0];
+    for (int i = 1; i < LANES; i++) largest = std::max(largest, v[i]);
+    return largest;
+}
+
+Floats exp(
+    Floats x) {  // e^x for x <= 0: 2^n by the exponent's bits, the rest by a polynomial; relative error 2e-7
+    x = max(x, splat(-87.0f));
+    Floats scaled = x * 1.44269504f;
+    Ints n = __builtin_convertvector(scaled - 0.5f, Ints);
+    Floats rest = (scaled - __builtin_convertvector(n, Floats)) * 0.69314718f;
+    Floats p = splat(1.0f / 5040);
+    p = p * rest + 1.0f / 720;
+    p = p * rest + 1.0f / 120;
+    p = p * rest + 1.0f / 24;
+    p = p * rest + 1.0f / 6;
+    p = p * rest + 0.5f;
+    p = p * rest + 1.0f;
+    p = p * rest + 1.0f;
+    return p * bits<Floats>((n + 127) << 23);
+}
+
+Floats gelu(Floats x) {  // with erf (Abramowitz and Stegun 7.1.26, error 1.5e-7)
+    Floats z = absolute(x) * 0.70710678f;
+    Floats t = 1.0f / (1.0f + 0.3275911f * z);
+    Floats p = t * (0.254829592f +
+                    t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+    Floats tail = 0.5f * p * exp(-z * z);  // the normal distribution beyond |x|
+    return x * (x < 0.0f ? tail : 1.0f - tail);
+}
+
+// A row of inputs in words, and what turns sums of their products back into numbers.
+struct Row {
+    uint32_t* words;
+    float* scales;    // of each group of inputs; int8 only
+    int32_t* starts;  // of each group: what undoes the weights' offset
+};
+
+// ---- the three precisions
+// -------------------------------------------------------------------------------------------
+
+struct Fp32 {
+    using Sum = Floats;
+    static constexpr int PER_WORD = 1;
+    static constexpr int GROUP_WORDS = 1 << 30;
+    static constexpr bool HAS_SCALES = false;
+
+    static Sum dot(Sum sum, Words w, uint32_t input) { return sum + bits<Floats>(w) * bits<float>(input); }
+    static void encode(const float* x, int64_t n, Row row) { std::memcpy(row.words, x, 4 * n); }
+    static uint32_t stored(uint32_t word) { return word; }
+};
+
+struct Bf16 {
+    using Sum = Floats;
+    static constexpr int PER_WORD = 2;
+    static constexpr int GROUP_WORDS = 1 << 30;
+    static constexpr bool HAS_SCALES = false;
+
+    static Sum dot(Sum sum, Words w, uint32_t input) {
+#if defined(__AVX512BF16__)
+        return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)(input - Words{}));
+#else
+        return sum + bits<Floats>(w << 16) * bits<float>(input << 16) +
+               bits<Floats>(w & 0xffff0000u) * bits<float>(input & 0xffff0000u);
+#endif
+    }
+    static void encode(const float* x, int64_t n, Row row) {  // rounds to the nearest, ties to even
+        for (int64_t i = 0; i < n; i += LANES) {
+            Words word = bits<Words>(load(x + i));
+            Halves half = __builtin_convertvector((word + 0x7fff + (word >> 16 & 1)) >> 16, Halves);
+            std::memcpy((uint16_t*)row.words + i, &half, sizeof half);
+        }
+    }
+    static uint32_t stored(uint32_t word) { return word; }
+};
+
+struct Int8 {  // weights and keys are stored plus 128: the processor multiplies unsigned by signed bytes
+    using Sum = Ints;
+    static constexpr int PER_WORD = 4;
+    static constexpr int GROUP_WORDS =
+        64;  // 256 inputs share a scale, so an outlier spoils only its own group
+    static constexpr bool HAS_SCALES = true;
+
+    static Sum dot(Sum sum, Words w, uint32_t input) {
+#if defined(__AVX512VNNI__)
+        return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, _mm512_set1_epi32(int(input)));
+#elif defined(__AVX2__)  // two bytes at a time as 16-bit integers: vpmaddubsw would saturate
+        int even = int((input << 24 >> 24 ^ 0x80) - 0x80) & 0xffff, odd = int8_t(input >> 8) & 0xffff;
+        even |= int(uint32_t(int8_t(input >> 16)) << 16);
+        odd |= int(uint32_t(int8_t(input >> 24)) << 16);
+        __m256i halves[2], sums[2];
+        std::memcpy(halves, &w, sizeof w);
+        std::memcpy(sums, &sum, sizeof w);
+        for (int h = 0; h < 2; h++) {
+            __m256i low = _mm256_and_si256(halves[h], _mm256_set1_epi16(0xff));
+            __m256i high = _mm256_srli_epi16(halves[h], 8);
+            sums[h] = _mm256_add_epi32(sums[h], _mm256_madd_epi16(low, _mm256_set1_epi32(even)));
+            sums[h] = _mm256_add_epi32(sums[h], _mm256_madd_epi16(high, _mm256_set1_epi32(odd)));
+        }
+        std::memcpy(&sum, sums, sizeof w);
+        return sum;
+#elif defined(__ARM_FEATURE_DOTPROD)
+        int8x16_t weights[4];
+        int32x4_t sums[4];
+        Words signed_weights = w ^ 0x80808080u;
+        std::memcpy(weights, &signed_weights, sizeof w);
+        std::memcpy(sums, &sum, sizeof w);
+        int8x16_t inputs = vreinterpretq_s8_u32(vdupq_n_u32(input));
+        // `starts` takes off 128 times the inputs; here the offset is already gone, so it is put back
+        int32x4_t offset = vdotq_s32(vdupq_n_s32(0), vreinterpretq_s8_u8(vdupq_n_u8(64)), inputs);
+        for (int i = 0; i < 4; i++)
+            sums[i] = vaddq_s32(vdotq_s32(sums[i], weights[i], inputs), vaddq_s32(offset, offset));
+        std::memcpy(&sum, sums, sizeof w);
+        return sum;
+#else
+        for (int byte = 0; byte < 4; byte++)
+            sum += (Ints)(w >> (8 * byte) & 0xffu) * int32_t(int8_t(input >> (8 * byte)));
+        return sum;
+#endif
+    }
+    static void encode(const float* x, int64_t n, Row row) {
+        const int64_t group = GROUP_WORDS * PER_WORD;
+        for (int64_t first = 0; first < n; first += group, row.scales++, row.starts++)
+            quantise(x + first, std::min(group, n - first), (int8_t*)row.words + first, row.scales,
+                     row.starts);
+    }
+    static void quantise(const float* x, int64_t n, int8_t* out, float* scale, int32_t* start) {
+        Floats largest = {};
+        for (int64_t i = 0; i < n; i += LANES) largest = max(largest, absolute(load(x + i)));
+        const float limit = std::max(max_lane(largest), 1e-30f);
+        Ints sum = {};
+        for (int64_t i = 0; i < n; i += LANES) {
+            // 1.5 x 2^23 rounds, and leaves the integer in the low bits
+            Ints rounded = bits<Ints>(load(x + i) * (127 / limit) + 12582912.0f) - 0x4b400000;
+            sum += rounded;
+            Bytes bytes = __builtin_convertvector(rounded, Bytes);
+            std::memcpy(out + i, &bytes, sizeof bytes);
+        }
+        *scale = limit / 127;
+        *start = -128 * sum_lanes(sum);
+    }
+    static void subtract(Row row, int64_t n, float* x) {  // leaves what `encode` rounded off
+        for (int64_t i = 0; i < n; i += LANES) {
+            Bytes bytes;
+            std::memcpy(&bytes, (const int8_t*)row.words + i, sizeof bytes);
+            store(x + i, load(x + i) - __builtin_convertvector(bytes, Floats) *
+                                           row.scales[i / (GROUP_WORDS * PER_WORD)]);
+        }
+    }
+    static uint32_t stored(uint32_t word) { return word ^ 0x80808080u; }
+};
+
+template <class Format>
+struct Encoded {  // room for some rows of at most `inputs` numbers
+    Encoded(int64_t count, int64_t inputs) {
+        const int64_t num_words = inputs / Format::PER_WORD,
+                      num_groups = (num_words - 1) / Format::GROUP_WORDS + 1;
+        words.resize(count * num_words);
+        scales.resize(count * num_groups);
+        starts.resize(count * num_groups);
+        for (int64_t r = 0; r < count; r++)
+            rows.push_back({&words[r * num_words], &scales[r * num_groups], &starts[r * num_groups]});
+    }
+    std::vector<uint32_t> words;
+    std::vector<float> scales;
+    std::vector<int32_t> starts;
+    std::vector<Row> rows;
+};
+
+}  // namespace
