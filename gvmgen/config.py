@@ -42,6 +42,7 @@ class ModelConfig:
     codebook_size: int = CODEBOOK_SIZE
     code_rate: int = CODE_RATE  # Hz
     frame_rate: int = FRAME_RATE  # Hz
+    window_s: int = 30  # seconds it is trained on, and composes at once
 
     def __post_init__(self) -> None:
         if self.feature_dim % self.transformation_num_heads:
@@ -102,6 +103,7 @@ MODEL_PRESETS: dict[str, ModelConfig] = {
         dim=256,
         num_layers=6,
         num_heads=4,
+        window_s=15,
     ),
     "small": _SMALL,  # 493 M parameters
     "large": replace(_SMALL, dim=1536, num_layers=48, num_heads=24),  # 1.9 B; MusicGen calls this size medium

@@ -36,8 +36,6 @@ from shards.spec import (
 )
 
 FRAMES_AT_ONCE = 8
-WINDOW_S = 30  # seconds of music the network is trained on
-CARRY_S = 10  # seconds of the music so far that a further window goes on from
 MAX_SEED = 2**32 - 1
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, how much there is
@@ -60,13 +58,13 @@ class Window:
         return slice(self.start * FRAME_RATE // CODE_RATE, -(-self.stop * FRAME_RATE // CODE_RATE))
 
 
-def windows(total: int) -> Iterator[Window]:
-    """Cut a piece of `total` code frames into stretches of 30 s, each going on from the 10 s before it."""
-    yield Window(0, min(total, WINDOW_S * CODE_RATE))
-    stop = WINDOW_S * CODE_RATE
+def windows(total: int, window_s: int) -> Iterator[Window]:
+    """Cut `total` code frames into stretches of `window_s`, each going on from a third of the last."""
+    yield Window(0, min(total, window_s * CODE_RATE))
+    stop = window_s * CODE_RATE
     while stop < total:
-        start = stop - CARRY_S * CODE_RATE
-        stop = start + WINDOW_S * CODE_RATE
+        start = stop - window_s // 3 * CODE_RATE
+        stop = start + window_s * CODE_RATE
         yield Window(start, min(total, stop))
 
 
@@ -217,7 +215,7 @@ def compose(
     """Codes int64 [1, K, total] for a video's conditions [F, M, dim], window by window."""
     codes = torch.empty(1, model.config.num_codebooks, 0, dtype=torch.int64, device=conditions.device)
     progress("composing", 0, total)
-    for number, window in enumerate(windows(total)):
+    for number, window in enumerate(windows(total, model.config.window_s)):
 
         def advance(done: int, _: int, start: int = window.start) -> None:
             progress("composing", min(start + done, total), total)

@@ -12,6 +12,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from torch import Tensor
 from transformers import EncodecModel
 
 import gvmgen
@@ -59,7 +60,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("seconds", [1, 29, 30, 31, 50, 51, 121])
 def test_windows_cover_a_piece_and_each_goes_on_from_ten_seconds(seconds: int) -> None:
-    cut = list(windows(seconds * CODE_RATE))
+    cut = list(windows(seconds * CODE_RATE, window_s=30))
     assert (cut[0].start, cut[-1].stop) == (0, seconds * CODE_RATE)
     assert all(window.stop - window.start <= 30 * CODE_RATE for window in cut)
     assert all(later.start == earlier.stop - 10 * CODE_RATE for earlier, later in itertools.pairwise(cut))
@@ -70,24 +71,24 @@ def test_a_window_sees_the_frames_it_plays_to() -> None:
     assert Window(1000, 1001).frames == slice(20, 21)
 
 
-def test_a_long_piece_keeps_what_is_composed_and_goes_on_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gvmgen.generate.WINDOW_S", 2)
-    monkeypatch.setattr("gvmgen.generate.CARRY_S", 1)
-    network = make_network()
-    conditions = torch.randn(4, 1, TINY.dim, generator=torch.Generator().manual_seed(0))
-    short = compose(network, conditions, 100, SamplingConfig(), seed=3)
-    long = compose(network, conditions, 180, SamplingConfig(), seed=3)
-    assert long.shape == (1, TINY.num_codebooks, 180)
-    assert torch.equal(long[:, :, :100], short)
+@pytest.fixture(scope="module")
+def conditions() -> Tensor:
+    """[F, M, dim] of five seconds."""
+    return torch.randn(5, 1, TINY.dim, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_later_window_hears_the_music_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gvmgen.generate.WINDOW_S", 2)
-    monkeypatch.setattr("gvmgen.generate.CARRY_S", 1)
-    network = make_network()
-    conditions = torch.randn(4, 1, TINY.dim, generator=torch.Generator().manual_seed(0))
-    other_start = torch.cat([-conditions[:1], conditions[1:]])  # the second window does not see this frame
-    ends = [compose(network, c, 150, GREEDY, seed=0)[:, :, 100:] for c in (conditions, other_start)]
+def test_a_long_piece_keeps_what_is_composed_and_goes_on_from_it(conditions: Tensor) -> None:
+    network = make_network(window_s=3)
+    short = compose(network, conditions, 150, SamplingConfig(), seed=3)
+    long = compose(network, conditions, 230, SamplingConfig(), seed=3)
+    assert long.shape == (1, TINY.num_codebooks, 230)
+    assert torch.equal(long[:, :, :150], short)
+
+
+def test_a_later_window_hears_the_music_before_it(conditions: Tensor) -> None:
+    network = make_network(window_s=3)
+    other_start = torch.cat([-conditions[:2], conditions[2:]])  # frames that the second window does not see
+    ends = [compose(network, c, 230, GREEDY, seed=0)[:, :, 150:] for c in (conditions, other_start)]
     assert not torch.equal(*ends)
 
 
