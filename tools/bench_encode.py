@@ -36,7 +36,7 @@ SIDE = 4096  # of the matrices whose product is the machine's limit
 Figures = dict[str, float]
 
 
-def seconds(work: Callable[[], Any], rounds: int = 3) -> float:
+def seconds(work: Callable[[], Any], rounds: int = 2) -> float:
     """Median wall time of some runs, after one to warm up."""
     work()
     taken = []
