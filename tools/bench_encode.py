@@ -20,6 +20,7 @@ import numpy as np
 import open_clip
 import torch
 from PIL import Image
+from pocket.init_untrained import codec_config, draw_codebooks, random_music
 from transformers import EncodecModel
 
 from gvmgen.encoders.audio import AudioCodec
@@ -27,7 +28,6 @@ from gvmgen.encoders.media import ffmpeg_path, read_frames
 from gvmgen.encoders.presets import ENCODER_PRESETS
 from gvmgen.encoders.video import VideoEncoder
 from shards.spec import SAMPLE_RATE
-from tools.pocket.init_untrained import codec_config, draw_codebooks, random_music
 
 CPU = torch.device("cpu")
 CLIP_FLOP = 382e9  # of ViT-L/14@336 for one frame, two for each multiplication with addition
