@@ -44,6 +44,13 @@ SAMPLING = SamplingConfig()
 Figures = dict[str, float]
 
 
+def shown(figures: Figures) -> Figures:
+    """The same, printed as soon as it is known: the whole takes minutes."""
+    for name, value in figures.items():
+        print(f"{name:44} {value:10.4g}", flush=True)
+    return figures
+
+
 class Clock:
     """Times between calls of itself, as a progress callback."""
 
@@ -259,9 +266,9 @@ def bench_peers(size: str, num_steps: int) -> Figures:
             print(f"{library} is not installed: its figures are left out", flush=True)
             continue
         for precision, dtype in DTYPES.items():
-            figures |= bench_peer(
-                make_peer(model_config(size), dtype), f"{library}.{size}.{precision}", num_steps
-            )
+            name, peer = f"{library}.{size}.{precision}", make_peer(model_config(size), dtype)
+            figures |= shown(bench_peer(peer, name, num_steps))
+            del peer
             gc.collect()
     return figures
 
@@ -333,13 +340,14 @@ def bench_size(size: str, num_steps: int, machine: Machine) -> Figures:
     network = random_network(size)
     figures: Figures = {}
     for precision in ("int8", "bf16", "fp32"):
-        figures |= bench_ours(network, f"{size}.{precision}", precision, machine, num_steps)
+        figures |= shown(bench_ours(network, f"{size}.{precision}", precision, machine, num_steps))
         gc.collect()
-    figures[f"{size}.fastest.piece_30s_seconds"] = bench_piece(network)
+    figures |= shown({f"{size}.fastest.piece_30s_seconds": bench_piece(network)})
     if size == "small":
-        figures["takes8.cost_ratio"] = bench_takes(network, num_steps)
+        figures |= shown({"takes8.cost_ratio": bench_takes(network, num_steps)})
         codes = torch.randint(network.config.codebook_size, (1, network.config.num_codebooks, 64))
-        figures |= bench_quality(network, size, random_conditions(network.config.dim)[:1], codes)
+        conditions = random_conditions(network.config.dim)[:1]
+        figures |= shown(bench_quality(network, size, conditions, codes))
     return figures
 
 
@@ -360,11 +368,9 @@ def main() -> None:
         figures |= bench_size(size, options.steps, machine)
         if not options.no_peers:
             figures |= bench_peers(size, options.steps)
-            figures |= ratios(size, figures)
+            figures |= shown(ratios(size, figures))
     if options.model:
-        figures |= bench_trained(options.model, options.data)
-    for name, value in figures.items():
-        print(f"{name:40} {value:10.4g}")
+        figures |= shown(bench_trained(options.model, options.data))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
 
