@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -299,6 +300,7 @@ def kill_after(num_changes: int, process: multiprocessing.Process, folder: Path)
     """SIGKILL once so many files came or went; False where the process ended before."""
     seen = entries(folder)
     while process.is_alive():
+        time.sleep(0.002)  # leaves the core to the process
         now = entries(folder)
         num_changes -= len(now ^ seen)
         seen = now
