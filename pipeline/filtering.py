@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -224,12 +224,13 @@ def _decided(
 ) -> Iterator[dict[str, Any]]:
     """The manifest's rows with scores, group, split and verdict."""
     groups, finished = comparison.groups, _finished(data)
-    for group, split in finished.values():
-        groups.fix(group, split)
+    for content, split in finished.values():
+        groups.fix(content, split)
     for row in read_rows(data.manifest):
         scores = book.scores(row["key"])
         group = groups.group(content_name(row))
-        row["group"], row["split"] = finished.get(row["key"]) or (group, groups.split(group))
+        row["group"] = group
+        row["split"] = finished[row["key"]][1] if row["key"] in finished else groups.split(group)
         torn = TORN if groups.is_torn(group) and row["key"] not in finished else None
         twin = comparison.again.get(row["key"])
         row["scores"] = {name: value for name, value in scores.items() if name not in LONG}
@@ -239,9 +240,9 @@ def _decided(
 
 
 def _finished(data: DataFolder) -> dict[str, tuple[str, Split]]:
-    """(group, split) of the segments in finished shards; they stay as they are."""
+    """(content, split) by key of the segments in finished shards; their split stays as it is."""
     return {
-        segment["key"]: (segment["group"], segment["split"])
+        segment["key"]: (content_name(segment), segment["split"])
         for shard in read_plan(data.plan).values()
         if data.record(shard.shard) is not None
         for segment in shard.segments
@@ -269,7 +270,7 @@ def _count(decision: Decision, row: dict[str, Any], scores: dict[str, Any]) -> N
         decision.dropped[row["dropped"].split()[0].rstrip(":,")] += 1
 
 
-def content_name(row: dict[str, Any]) -> str:
+def content_name(row: Mapping[str, Any]) -> str:
     """The name by which a source's segments belong together, whatever lists say of them."""
     return str(row["source_sha256"][:16])
 

@@ -190,7 +190,7 @@ def test_real_videos_are_all_kept(shared_dir: Path, tmp_path: Path) -> None:
 
 
 def finish_shard(data: DataFolder, *names: str) -> None:
-    """Put these films into shard 0, with made-up features: their groups and splits are final from here on."""
+    """Put these films into shard 0, with made-up features: their splits are final from here on."""
     segments = [segment for segment in read_manifest(data.manifest) if Path(segment.source).stem in names]
     shard = ShardPlan(0, tuple(segment.identity for segment in segments))
     write_plan(data.plan, {0: shard})
@@ -199,20 +199,20 @@ def finish_shard(data: DataFolder, *names: str) -> None:
     write_shard(data.shards, 0, samples, plan_hash=shard.plan_hash, fingerprint={})
 
 
-def test_a_segment_in_a_finished_shard_keeps_its_group_and_split(data: DataFolder) -> None:
+def test_a_segment_in_a_finished_shard_keeps_its_split_and_others_follow_it(data: DataFolder) -> None:
     """`same music` was encoded before anyone knew that `other` has its music; `other` follows it."""
-    rewrite(data, "same music", group="before", split="test")
+    rewrite(data, "same music", split="test")
     finish_shard(data, "same music")
     filter_manifest(data, FilterConfig(score="none"))
     found = rows(data)
-    assert (found["same music"]["group"], found["same music"]["split"]) == ("before", "test")
+    assert found["same music"]["split"] == "test"
     assert found["other"]["dropped"] is None
     assert found["other"]["split"] == "test"
 
 
 def test_music_of_finished_shards_in_both_splits_is_kept_out_of_new_ones(data: DataFolder) -> None:
-    rewrite(data, "good", group="first", split="train")
-    rewrite(data, "again", group="second", split="test", dropped=None)
+    rewrite(data, "good", split="train")
+    rewrite(data, "again", split="test", dropped=None)
     finish_shard(data, "good", "again")
     third = rows(data)["good"] | {"key": "f" * 16 + "_00000_008000", "source": "third.mp4"}
     data.manifest.write_text(data.manifest.read_text() + json.dumps(third) + "\n")
