@@ -82,6 +82,7 @@ def load() -> ctypes.CDLL:
     compiled.decoder_step.argtypes = [POINTER(Decoder), POINTER(Rows)]
     compiled.decoder_fill_memory.argtypes = [POINTER(Decoder), POINTER(Rows)]
     compiled.use_large_pages.argtypes = [c_void_p, c_int64]
+    compiled.let_go.argtypes = [c_void_p, c_int64]
     compiled.read_all.argtypes = [c_void_p, c_int64, c_int64]
     compiled.read_all.restype = c_uint32
     return compiled

@@ -522,16 +522,21 @@ void decoder_step(const Decoder* decoder, const Rows* rows) { run(*decoder, *row
 // read.
 void decoder_fill_memory(const Decoder* decoder, const Rows* rows) { run(*decoder, *rows, false); }
 
-// Ask for pages of 2 MB: a step walks through all the weights, and small pages cost it a fifth of its time.
-void use_large_pages(void* begin, int64_t size) {
+static void advise(const void* begin, int64_t size, int advice) {
 #if defined(__linux__)
     const uintptr_t page = 4096, first = ((uintptr_t)begin + page - 1) / page * page;
     const uintptr_t end = ((uintptr_t)begin + size) / page * page;
-    if (end > first) madvise((void*)first, end - first, MADV_HUGEPAGE);
+    if (end > first) madvise((void*)first, end - first, advice);
 #else
-    (void)begin, (void)size;
+    (void)begin, (void)size, (void)advice;
 #endif
 }
+
+// Ask for pages of 2 MB: a step walks through all the weights, and small pages cost it a fifth of its time.
+void use_large_pages(const void* begin, int64_t size) { advise(begin, size, 14 /* MADV_HUGEPAGE */); }
+
+// Weights that a file is mapped for need no memory once they are packed. Other memory keeps what it holds.
+void let_go(const void* begin, int64_t size) { advise(begin, size, 21 /* MADV_PAGEOUT */); }
 
 // What the machine can read: adds up `size` bytes with the same threads. Returns the sum, so that nothing is
 // skipped.

@@ -121,6 +121,7 @@ class PackedDecoder:
         blocks, scales = packed(weight, self.precision)
         space.view(blocks.shape).copy_(blocks)
         if self.release:
+            abi.load().let_go(linear.weight.data_ptr(), linear.weight.nbytes)
             linear.weight.data = linear.weight.new_empty(0)
         scales_at = None if scales is None else self._address(scales)
         return abi.Matrix(words=space.data_ptr(), scales=scales_at, outputs=outputs, inputs=inputs)
