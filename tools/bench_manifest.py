@@ -74,9 +74,7 @@ def filter_rows(data: Path, _: int) -> None:
     from pipeline.folder import DataFolder
 
     print(
-        filter_manifest(
-            DataFolder(data), FilterConfig(score="none", keep="speech < 0.9 and duplicate == 0")
-        )
+        filter_manifest(DataFolder(data), FilterConfig(score="none", keep="speech < 0.9 and duplicate == 0"))
     )
 
 

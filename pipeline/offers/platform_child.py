@@ -49,7 +49,10 @@ FORMATS = f"b{HTTP_ONLY}/(bv*{HTTP_ONLY},ba{HTTP_ONLY})"  # whole, else picture 
 
 
 def guard(allow_private: bool) -> None:
-    """From here on this process connects only to allowed addresses and starts only JavaScript runtimes."""
+    """From here on this process connects only to allowed addresses and starts only JavaScript runtimes.
+
+    A program is refused with PermissionError: a library that asks ldconfig does without the answer.
+    """
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         if event in ("socket.connect", "socket.sendto"):
@@ -58,9 +61,9 @@ def guard(allow_private: bool) -> None:
                 raise RefusedAddressError(f"{address}: not an internet address")
             check_address(str(address[0]), allow_private)
         elif event == "subprocess.Popen" and Path(str(arguments[0] or arguments[1][0])).name not in RUNTIMES:
-            raise RefusedAddressError(f"{arguments[0]}: no program may be started here")
+            raise PermissionError(f"{arguments[0]}: no program may be started here")
         elif event in ("os.system", "os.exec", "os.posix_spawn"):
-            raise RefusedAddressError(f"{event}: no program may be started here")
+            raise PermissionError(f"{event}: no program may be started here")
 
     sys.modules["curl_cffi"] = None  # type: ignore[assignment]  # it connects outside Python's sockets
     sys.addaudithook(watch)

@@ -77,7 +77,7 @@ def test_the_guard_stops_connections_and_programs_after_it_is_set() -> None:
         "                lambda: __import__('os').system('true'), lambda: __import__('curl_cffi')):\n"
         "    try:\n"
         "        attempt()\n"
-        "    except (ValueError, ImportError) as error:\n"
+        "    except (ValueError, ImportError, PermissionError) as error:\n"
         "        print('stopped', type(error).__name__)\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
