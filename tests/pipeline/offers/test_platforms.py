@@ -18,7 +18,7 @@ from tests.pipeline.made_server import Site, serving
 from tests.pipeline.made_videos import make_video
 
 pytest.importorskip("yt_dlp", reason="yt-dlp reads platforms' pages")
-OPEN = Access(limits=Limits(allow_private=True, timeout_s=5, deadline_s=60))
+OPEN = Access(limits=Limits(allow_private=True, timeout_s=5, deadline_s=300))
 CLOSED = Access(limits=replace(OPEN.limits, allow_private=False))
 QUICK = SiteRates(per_minute=60_000, burst=100)
 
