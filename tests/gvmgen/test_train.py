@@ -268,8 +268,9 @@ def test_a_process_that_is_stopped_goes_on_where_it_was(
         assert "Stopped (SIGTERM) after step" in stderr
     again = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert "Resumes at step" in again.stderr
+    # In a process of its own, too: other tests change this one's number of threads, and so the last bit.
     whole = replace(config, runs=str(tmp_path / "whole"))
-    train(whole)
+    subprocess.run([sys.executable, *command(whole, tmp_path)], capture_output=True, check=True)
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
 
