@@ -125,12 +125,18 @@ def flags(module: str, app: str) -> dict[str, set[str]]:
     }
 
 
-def prep_commands() -> list[str]:
-    return sorted(flags("pipeline.cli", "app"))
+def commands_of(command: str, module: str, app: str) -> list[str]:
+    return [f"{command} {name}" for name in sorted(flags(module, app))]
 
 
 @pytest.mark.parametrize(
-    "command", ["gvm-train", "gvm-gen", *(f"gvm-prep {name}" for name in prep_commands())]
+    "command",
+    [
+        "gvm-train",
+        "gvm-gen",
+        *commands_of("gvm-prep", "pipeline.cli", "app"),
+        *commands_of("gvm-eval", "gvmgen.evaluation.cli", "eval_app"),
+    ],
 )
 def test_help_loads_no_torch_and_shows_an_example(command: str) -> None:
     name, *arguments = command.split()
