@@ -16,7 +16,7 @@ import torch.nn.functional as fn
 from open_clip.factory import load_state_dict
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from gvmgen.encoders.fingerprint import weights_sha256
 from gvmgen.encoders.hub import hub_or_cache
@@ -27,6 +27,14 @@ from shards.spec import NUM_PATCHES
 _SAMPLER = "last frame at or before 0 s, 1 s, 2 s …"
 _LAYER = "after the last block, before ln_post"  # what the official feature transformation reads
 _RESIZE = "PIL bicubic of the shorter side, centre crop"
+_BLOCK_PARTS = {
+    "ln_1",
+    "attn.out_proj",
+    "ln_2",
+    "mlp.c_fc",
+    "mlp.gelu",
+    "mlp.c_proj",
+}  # what _forward computes
 _LOCAL_DIR = "local-dir:"
 _FOLDER_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
@@ -102,6 +110,19 @@ class VideoEncoder:
         num_patches = tower.positional_embedding.shape[0]
         if num_patches != NUM_PATCHES:
             raise ValueError(f"the picture encoder gives {num_patches} patches, shards hold {NUM_PATCHES}")
+        for block in tower.transformer.resblocks:
+            if (parts := _parts(block)) != _BLOCK_PARTS or type(block) is not ResidualAttentionBlock:
+                unknown = ", ".join(sorted(parts ^ _BLOCK_PARTS)) or type(block).__name__
+                raise ValueError(
+                    f"the picture encoder's layers differ from CLIP's in {unknown}, which this program does "
+                    "not compute; use a plain CLIP such as ViT-L-14-336-quickgelu"
+                )
+
+
+def _parts(block: nn.Module) -> set[str]:
+    """The modules of a block that compute something, by dotted name."""
+    leaves = ((name, module) for name, module in block.named_modules() if not any(module.children()))
+    return {name for name, module in leaves if not isinstance(module, nn.Identity)}
 
 
 def _fingerprint(tower: VisionTransformer, dtype: torch.dtype) -> dict[str, Any]:

@@ -156,6 +156,19 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         VideoEncoder.load(config)
 
 
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [({"ls_init_value": 0.1}, "ls_1"), ({"scale_fc": True}, "mlp.ln"), ({"qk_norm": True}, "attn.")],
+)
+def test_layers_that_our_forward_would_skip_a_part_of_are_refused(
+    settings: dict[str, Any], part: str
+) -> None:
+    model = small_settings()
+    model["vision_cfg"] |= settings
+    with pytest.raises(ValueError, match=rf"differ from CLIP's in.*{part}"):
+        VideoEncoder(open_clip.CLIP(**model).visual, CPU, torch.float32)
+
+
 def test_the_name_without_quickgelu_is_refused() -> None:
     with pytest.raises(ValueError, match="use ViT-L-14-336-quickgelu"):
         VideoEncoder.load(EncoderConfig(clip_model="ViT-L-14-336", clip_weights="openai", codec=""))
