@@ -169,9 +169,11 @@ def plan(data: Data = DATA) -> None:
     gvm-prep plan
     """
     from pipeline.folder import DataFolder, plan_summary
+    from pipeline.manifest import read_manifest
 
     folder = DataFolder(data)
-    print(f"{folder.plan}: {plan_summary(folder.freeze_plan(folder.read_segments()).values())}")
+    frozen = folder.freeze_plan(read_manifest(folder.manifest))
+    print(f"{folder.plan}: {plan_summary(frozen.values())}")
 
 
 @app.command()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from array import array
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class DataFolder:
         """The manifest by key."""
         return {segment.key: segment for segment in read_manifest(self.manifest)}
 
-    def freeze_plan(self, segments: Mapping[str, Segment], forced: str = "") -> Plan:
+    def freeze_plan(self, segments: Iterable[Segment], forced: str = "") -> Plan:
         """The plan that covers these segments, written down.
 
         forced: shards that may change although they are finished, as in `choose`. Raises ValueError where
@@ -61,10 +62,10 @@ class DataFolder:
                 write_plan(self.plan, plan)
         return plan
 
-    def foresee_plan(self, segments: Mapping[str, Segment], forced: str = "") -> Plan:
+    def foresee_plan(self, segments: Iterable[Segment], forced: str = "") -> Plan:
         """What `freeze_plan` would write down."""
         old = read_plan(self.plan)
-        return freeze(old, list(segments.values()), self._finished, choose(old, forced).keys())
+        return freeze(old, segments, self._finished, choose(old, forced).keys())
 
     def _finished(self, shard: int) -> FinishedShard | None:
         record = self.record(shard)
@@ -102,6 +103,8 @@ def planned_frames(shards: Iterable[ShardPlan]) -> int:
 
 
 def plan_summary(shards: Collection[ShardPlan]) -> str:
-    num_segments = sum(len(shard.segments) for shard in shards)
-    hours = sum(segment["duration_s"] for shard in shards for segment in shard.segments) / 3600
-    return f"{len(shards)} shards, {num_segments} segments, {hours:.2f} h, {planned_frames(shards)} frames"
+    durations_s = array("d", (segment["duration_s"] for shard in shards for segment in shard.segments))
+    frames = sum(map(num_frames, durations_s))
+    return (
+        f"{len(shards)} shards, {len(durations_s)} segments, {sum(durations_s) / 3600:.2f} h, {frames} frames"
+    )

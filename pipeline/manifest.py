@@ -105,9 +105,8 @@ def read_manifest(path: Path) -> Iterator[Segment]:
     """The manifest's segments, without those that the filters dropped. Raises FileNotFoundError with the
     command that makes one."""
     require_manifest(path)
-    for number, row in enumerate(read_rows(path), start=1):
-        if row.get("dropped") is None:
-            yield Segment.from_json(row, f"{path}: line {number}")
+    rows = enumerate(read_rows(path), start=1)
+    return (Segment.from_json(r, f"{path}: line {n}") for n, r in rows if r.get("dropped") is None)
 
 
 def source_path(manifest: Path, segment: Source) -> Path:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pipeline.jsonl import read_rows, to_line, write_rows
 from pipeline.manifest import Segment
@@ -22,15 +23,27 @@ Identity = Mapping[str, Any]  # of a segment; see Segment.identity
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """One shard's segments, in the order they are written."""
+    """One shard's segments, in the order they are written.
+
+    Kept as the lines that the plan hash is made of: a million take 170 MB so, and a gigabyte as dicts.
+    """
 
     shard: int
-    segments: tuple[Identity, ...]  # by source and start
+    lines: bytes  # JSON, a segment a line, by source and start
+
+    @classmethod
+    def of(cls, shard: int, segments: Iterable[bytes]) -> Self:
+        """By source and start, so that a shard reads each source from front to back."""
+        lines = sorted(segments, key=_place)
+        return cls(shard, b"".join(lines))
 
     @property
     def plan_hash(self) -> str:
-        lines = "".join(to_line(segment) for segment in self.segments)
-        return hashlib.sha256(lines.encode()).hexdigest()
+        return hashlib.sha256(self.lines).hexdigest()
+
+    @property
+    def segments(self) -> Iterator[Identity]:
+        return map(json.loads, self.lines.splitlines())
 
     @property
     def keys(self) -> list[str]:
@@ -38,6 +51,15 @@ class ShardPlan:
 
     def to_json(self) -> dict[str, Any]:
         return {"plan_hash": self.plan_hash, "segments": list(self.segments), "shard": self.shard}
+
+
+def line_of(segment: Identity) -> bytes:
+    return to_line(segment).encode()
+
+
+def _place(line: bytes) -> tuple[str, int, str]:
+    row = json.loads(line)
+    return row["source_sha256"], row["start_s"], row["key"]
 
 
 Plan = dict[int, ShardPlan]  # by shard number
@@ -56,7 +78,7 @@ def read_plan(path: Path) -> Plan:
     plan: Plan = {}
     for row in read_rows(path) if path.is_file() else ():
         try:
-            shard = ShardPlan(row["shard"], tuple(row["segments"]))
+            shard = ShardPlan(row["shard"], b"".join(map(line_of, row["segments"])))
             is_intact = shard.plan_hash == row["plan_hash"] and shard.shard not in plan
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path}: a row lacks {error}; the plan is damaged") from error
@@ -82,17 +104,17 @@ def held(path: Path) -> Iterator[None]:
 
 def freeze(
     old: Plan,
-    segments: Sequence[Segment],
+    segments: Iterable[Segment],
     finished: Callable[[int], FinishedShard | None],
     forced: Collection[int] = (),
 ) -> Plan:
-    """The plan that covers the manifest's segments.
+    """The plan that covers the manifest's segments, which are read once, as a stream.
 
     old: the frozen plan. finished: what a shard's commit record says, None where it has none; a shard without
     one follows the manifest where a planned segment changed or went, and gains none; so do `forced` shards.
     Raises ValueError where the manifest contradicts a finished shard; the message says in what.
     """
-    rows = {segment.key: segment.identity for segment in segments}
+    rows, new = _split_up(segments, {key for shard in old.values() for key in shard.keys})
     plan: Plan = {}
     for shard in old.values():
         is_forced = shard.shard in forced
@@ -100,42 +122,43 @@ def freeze(
         if record is not None:
             _refuse_contradiction(shard, rows, record.left_out)
             plan[shard.shard] = shard
-        elif (kept := _ordered(rows[key] for key in shard.keys if key in rows)) or is_forced:
-            plan[shard.shard] = ShardPlan(shard.shard, kept)  # a forced shard that lost all is made empty
-    planned = {key for shard in plan.values() for key in shard.keys}
-    new = [segment for segment in segments if segment.key not in planned]
-    return plan | (_append(plan, new) if plan else _by_hash(new))
+        elif (kept := [rows[key] for key in shard.keys if key in rows]) or is_forced:
+            plan[shard.shard] = ShardPlan.of(shard.shard, kept)  # a forced shard that lost all is made empty
+    return plan | (_append(plan, new) if plan else {shard: ShardPlan.of(shard, new[shard]) for shard in new})
 
 
-def _by_hash(segments: Iterable[Segment]) -> Plan:
-    """The first plan: every segment in the shard that the manifest gives it."""
-    members: dict[int, list[Identity]] = {}
+def _split_up(
+    segments: Iterable[Segment], planned: Collection[str]
+) -> tuple[dict[str, bytes], dict[int, list[bytes]]]:
+    """(lines of planned segments by key, lines of the others by the shard that the manifest gives them)."""
+    rows: dict[str, bytes] = {}
+    new: dict[int, list[bytes]] = {}
     for segment in segments:
-        members.setdefault(segment.shard, []).append(segment.identity)
-    return {shard: ShardPlan(shard, _ordered(rows)) for shard, rows in members.items()}
+        line = line_of(segment.identity)
+        if segment.key in planned:
+            rows[segment.key] = line
+        else:
+            new.setdefault(segment.shard, []).append(line)
+    return rows, new
 
 
-def _append(plan: Plan, segments: Sequence[Segment]) -> Plan:
+def _append(plan: Plan, new: Mapping[int, list[bytes]]) -> Plan:
     """New shards after the last, each as large as the largest there is; mixed by key, which is a hash."""
-    size = max(1, *(len(shard.segments) for shard in plan.values()))
-    by_key = sorted((segment.identity for segment in segments), key=lambda row: row["key"])
+    size = max(1, *(shard.lines.count(b"\n") for shard in plan.values()))
+    by_key = sorted(
+        (line for lines in new.values() for line in lines), key=lambda line: json.loads(line)["key"]
+    )
     groups = [by_key[i : i + size] for i in range(0, len(by_key), size)]
-    return {shard: ShardPlan(shard, _ordered(rows)) for shard, rows in enumerate(groups, start=max(plan) + 1)}
+    return {shard: ShardPlan.of(shard, lines) for shard, lines in enumerate(groups, start=max(plan) + 1)}
 
 
-def _ordered(rows: Iterable[Identity]) -> tuple[Identity, ...]:
-    """By source and start, so that a shard reads each source from front to back."""
-    return tuple(sorted(rows, key=lambda row: (row["source_sha256"], row["start_s"], row["key"])))
-
-
-def _refuse_contradiction(shard: ShardPlan, rows: Mapping[str, Identity], left_out: frozenset[str]) -> None:
+def _refuse_contradiction(shard: ShardPlan, rows: Mapping[str, bytes], left_out: frozenset[str]) -> None:
     """A segment that failed may go or change: the shard does not hold it."""
     differences = []
     for segment in shard.segments:
-        row = rows.get(segment["key"])
-        if row == segment or segment["key"] in left_out:
-            continue
-        differences += _differences(segment, row)
+        line = rows.get(segment["key"])
+        if segment["key"] not in left_out:
+            differences += _differences(segment, json.loads(line) if line else None)
     if differences:
         shown = "; ".join(differences[:3]) + (
             f"; and {len(differences) - 3} more" if len(differences) > 3 else ""

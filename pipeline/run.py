@@ -68,7 +68,7 @@ def encode(data: DataFolder, config: EncodeConfig) -> Report:
     """
     started = time.monotonic()
     rows = data.read_segments()
-    plan = data.freeze_plan(rows, config.shards if config.force else "")
+    plan = data.freeze_plan(rows.values(), config.shards if config.force else "")
     chosen = choose(plan, config.shards)
     encoders = Encoders.load(config.preset, config.device)
     todo, complete = split_complete(chosen, data, encoders.fingerprint, config)
@@ -93,11 +93,13 @@ def encode(data: DataFolder, config: EncodeConfig) -> Report:
 def _encode(todo: Sequence[ShardPlan], work: Work, tidier: Tidier) -> list[ShardRecord]:
     """Encode the shards under a progress bar."""
     plan = {shard.shard: shard for shard in todo}
-    made = []
+    made: list[ShardRecord] = []
+    num_done = 0  # frames of the shards that are done, those of failed segments, too
     with tqdm(total=planned_frames(todo), desc="encode", unit=" frames", disable=None) as bar:
         work.progress.on_frames = bar.update
         for record in encode_shards(todo, work):
             made.append(record)
             tidier.tidy(plan[record.shard])
-            bar.update(planned_frames(plan[record.shard] for record in made) - bar.n)  # a failed segment, too
+            num_done += planned_frames([plan[record.shard]])
+            bar.update(num_done - bar.n)
     return made

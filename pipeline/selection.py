@@ -77,7 +77,7 @@ def differences(record: ShardRecord, shard: ShardPlan, fingerprint: Fingerprint)
 
 def foresee(data: DataFolder, config: EncodeConfig) -> str:
     """What a run would do; writes nothing and loads no encoder."""
-    plan = data.foresee_plan(data.read_segments(), config.shards if config.force else "")
+    plan = data.foresee_plan(data.read_segments().values(), config.shards if config.force else "")
     chosen = choose(plan, config.shards)
     todo, complete = split_complete(chosen, data, None, config)
     size = num_bytes(todo, feature_dim(complete, config.preset))

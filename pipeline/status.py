@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.estimate import frames_per_s
 from pipeline.folder import DataFolder, plan_summary, planned_frames
 from pipeline.jsonl import read_journal
+from pipeline.manifest import read_manifest
 from pipeline.plan import Plan, ShardPlan, read_plan
 from pipeline.selection import differences
 from shards.record import ShardRecord
@@ -80,7 +81,7 @@ def _num_unplanned(data: DataFolder, plan: Plan) -> int:
     if not data.manifest.is_file():  # shards may have come without it
         return 0
     planned = {key for shard in plan.values() for key in shard.keys}
-    return len(data.read_segments().keys() - planned)
+    return sum(segment.key not in planned for segment in read_manifest(data.manifest))
 
 
 def _stale(record: ShardRecord, shard: ShardPlan, first: ShardRecord, data: DataFolder) -> list[str]:

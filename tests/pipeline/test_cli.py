@@ -46,7 +46,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataFolder:
     data = DataFolder(Path("data"))
     segments = {s.key: s for s in map(segment, range(3))}
     write_manifest(data.manifest, segments.values())
-    plan = data.freeze_plan(segments)
+    plan = data.freeze_plan(segments.values())
     for shard in (0, 1):
         (planned,) = plan[shard].segments
         features = np.ones((2, 577, 4), np.float16)
@@ -167,7 +167,10 @@ def test_verify_needs_no_manifest(data: DataFolder, capsys: pytest.CaptureFixtur
     assert gvm_prep(capsys, "verify", "--data", "elsewhere")[0] == ExitCode.OK
 
 
-ENCODE_FLAGS = "--shards --data --preset --device --retry --force --cache --stop-after --dry-run"
+ENCODE_FLAGS = (
+    "--shards --data --preset --device --retry --force --cache --stop-after --dry-run "
+    "--engine --task-cpus --task-gpus"
+)
 
 
 def test_gvm_prep_encode_has_the_flags_that_users_know() -> None:

@@ -15,7 +15,7 @@ from pipeline.crawl import CrawlConfig, crawl
 from pipeline.filtering import DEFAULT_KEEP, FilterConfig, decide_again, filter_manifest
 from pipeline.folder import DataFolder
 from pipeline.manifest import read_manifest
-from pipeline.plan import ShardPlan, write_plan
+from pipeline.plan import ShardPlan, line_of, write_plan
 from shards.spec import Sample
 from shards.writer import write_shard
 from tests.pipeline.made_scenes import SECONDS, captioned, encode_again, film, make_film, scene, song
@@ -192,7 +192,7 @@ def test_real_videos_are_all_kept(shared_dir: Path, tmp_path: Path) -> None:
 def finish_shard(data: DataFolder, *names: str) -> None:
     """Put these films into shard 0, with made-up features: their splits are final from here on."""
     segments = [segment for segment in read_manifest(data.manifest) if Path(segment.source).stem in names]
-    shard = ShardPlan(0, tuple(segment.identity for segment in segments))
+    shard = ShardPlan.of(0, (line_of(segment.identity) for segment in segments))
     write_plan(data.plan, {0: shard})
     features, codes = np.zeros((1, 577, 2), np.float16), np.zeros((4, 50), np.int16)
     samples = [Sample(segment.key, features, codes) for segment in segments]
