@@ -165,9 +165,14 @@ class SegmentLoader:
             if name in ("plan_hash", "seed") and state[name] != wanted:
                 raise ValueError(
                     f"the state to resume has {name} {state[name]}, this run has {wanted}: "
-                    "the batches would differ. Use the same data and seed, or start a new run"
+                    "the batches would differ. Use the same data and seed, start another run with "
+                    "--run NAME, or go on with the new ones: --accept-changes"
                 )
-        self._position = state["epoch"] * self.plan.num_samples + state["samples_consumed"]
+        self.seek(state["epoch"] * self.plan.num_samples + state["samples_consumed"])
+
+    def seek(self, position: int) -> None:
+        """Go on as if so many samples had been handed out, over all processes."""
+        self._position = position
 
     def __iter__(self) -> Generator[Batch, None, None]:
         start, size = self._position, self.plan.batch_size
@@ -183,8 +188,17 @@ class SegmentLoader:
     def one_pass(self) -> Iterator[Batch]:
         """Every sample once, in the data's order: validation. Processes' shares may differ by a sample."""
         mine = [Draw(0, index, index) for index in range(self.rank, len(self.shards), self.world_size)]
-        size = self.plan.batch_size // self.world_size // self.pieces
+        size = self._piece_size
         yield from self._read_ahead(mine[i : i + size] for i in range(0, len(mine), size))
+
+    @property
+    def rounds_of_one_pass(self) -> int:
+        """Batches that the process with the most of them gets in one pass."""
+        return -(-len(self.shards) // (self.world_size * self._piece_size))
+
+    @property
+    def _piece_size(self) -> int:
+        return self.plan.batch_size // self.world_size // self.pieces
 
     def _read_ahead(self, pieces: Iterator[Sequence[Draw]]) -> Generator[Batch, None, None]:
         readers = ThreadPoolExecutor(self.num_threads, "read-rows")
@@ -250,7 +264,7 @@ class SegmentLoader:
 
     def _read_window(self, index: int, window: Window, features: np.ndarray, codes: np.ndarray) -> None:
         frames, code_frames, start = window.num_frames, window.num_code_frames, window.start_s * CODE_RATE
-        self.shards.read_rows(index, FEATURES, features[:frames], window.start_s * FRAME_RATE)
+        self.shards.read_features(index, features[:frames], window.start_s * FRAME_RATE)
         features[frames:] = 0
         codes[:, :code_frames] = self.shards.read_array(index, CODES)[:, start : start + code_frames]
         codes[:, code_frames:] = 0

@@ -23,6 +23,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from shards.feature_codec import Int8Codec
 from shards.record import SampleRecord, ShardRecord, canonical_json, remedy
 from shards.spec import (
     CODES,
@@ -45,6 +46,7 @@ class SampleRef:
     tar: Path
     tar_bytes: int
     record: SampleRecord
+    feature_codec: Int8Codec | None = None  # how its features lie in the tar; None: as float16
 
     def error(self, what: str) -> ShardError:
         return ShardError(f"{self.tar}: sample {self.record.key}: {what}. {remedy(self.tar)}")
@@ -56,7 +58,7 @@ class ShardSet:
     def __init__(self, records: Sequence[tuple[Path, ShardRecord]], split: str | None = None) -> None:
         self.records = records
         self.samples: Sequence[SampleRef] = [
-            SampleRef(tar, record.tar_bytes, sample)
+            SampleRef(tar, record.tar_bytes, sample, record.feature_codec)
             for tar, record in records
             for sample in record.samples
             if split is None or sample.split == split
@@ -99,10 +101,24 @@ class ShardSet:
         return _decode(ref, payloads)
 
     def read_array(self, index: int, name: str) -> np.ndarray:
-        """One array field of a sample, checked against its checksum."""
+        """One array field of a sample as it lies in the tar, checked against its checksum."""
         ref = self.samples[index]
         with _opened(ref) as descriptor:
             return _decode_array(ref, name, _read_field(ref, descriptor, name))
+
+    def read_features(self, index: int, out: np.ndarray, start: int = 0) -> None:
+        """Fill `out`, float16 [frames, P, D], with a sample's features from frame `start` on.
+
+        The same values as those of `read`, however they lie in the tar. As for `read_rows`, `check` first.
+        """
+        codec = self.samples[index].feature_codec
+        if codec is None:
+            self.read_rows(index, FEATURES, out, start)
+            return
+        levels = np.empty((1, *out.shape[1:]), np.int8)
+        for frame in range(len(out)):
+            self.read_rows(index, FEATURES, levels, start + frame)
+            codec.decode(levels, out[frame : frame + 1])
 
     def read_rows(self, index: int, name: str, out: np.ndarray, start: int = 0) -> None:
         """Fill `out` with an array's rows start … start + len(out), straight from the tar.
@@ -252,10 +268,19 @@ def _compare(ref: SampleRef, name: str, checksum: int) -> None:
 def _decode(ref: SampleRef, payloads: Mapping[str, bytes | bytearray]) -> Sample:
     return Sample(
         key=ref.record.key,
-        features=_decode_array(ref, FEATURES, payloads[FEATURES]),
+        features=_decode_features(ref, payloads[FEATURES]),
         codes=_decode_array(ref, CODES, payloads[CODES]),
         meta=json.loads(payloads[META]),
     )
+
+
+def _decode_features(ref: SampleRef, payload: bytes | bytearray) -> np.ndarray:
+    stored = _decode_array(ref, FEATURES, payload)
+    if ref.feature_codec is None:
+        return stored
+    features = np.empty(stored.shape, np.float16)
+    ref.feature_codec.decode(stored, features)
+    return features
 
 
 def _decode_array(ref: SampleRef, name: str, payload: bytes | bytearray) -> np.ndarray:
@@ -285,7 +310,7 @@ def _stream_shards(
 
 def _stream_shard(found: Iterator[dict[str, Any]], tar: Path, record: ShardRecord) -> Iterator[Sample]:
     for sample in record.samples:
-        ref = SampleRef(tar, record.tar_bytes, sample)
+        ref = SampleRef(tar, record.tar_bytes, sample, record.feature_codec)
         payloads = _next_payloads(found, ref)
         for name in FIELDS:
             _compare(ref, name, zlib.crc32(payloads[name]))

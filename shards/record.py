@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from shards.feature_codec import Int8Codec
 from shards.spec import CODES, FEATURES, SPEC_VERSION, Fingerprint, ShardError
 
 
@@ -72,9 +73,14 @@ class ShardRecord:
     tar_sha256: str
     samples: tuple[SampleRecord, ...]  # in the tar's order
     left_out: tuple[dict[str, Any], ...] = ()  # planned segments that could not be encoded, and why
+    feature_codec: Int8Codec | None = None  # None: features lie as float16
+    num_saturated: int = 0  # values that the codec met beyond its calibrated range
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        body = asdict(self)
+        if self.feature_codec is None:
+            del body["feature_codec"], body["num_saturated"]
+        return body
 
     def to_bytes(self) -> bytes:
         """The record as it lies on disk: one canonical JSON object that carries its own checksum."""
@@ -101,7 +107,22 @@ class ShardRecord:
                 f"{remedy(path)}"
             )
         samples = tuple(SampleRecord.from_json(sample) for sample in body.pop("samples"))
-        return cls(**{**body, "samples": samples, "left_out": tuple(body["left_out"])})
+        if "feature_codec" in body:
+            body["feature_codec"] = Int8Codec(tuple(body["feature_codec"]["scales"]))
+        record = cls(**{**body, "samples": samples, "left_out": tuple(body["left_out"])})
+        record._check_codec(path)
+        return record
+
+    def _check_codec(self, path: Path) -> None:
+        codec = self.feature_codec
+        for sample in self.samples:
+            field = sample.fields[FEATURES]
+            wanted = ("float16", field.shape[-1]) if codec is None else ("int8", len(codec.scales))
+            if (field.dtype, field.shape[-1]) != wanted:
+                raise ShardError(
+                    f"{path}: sample {sample.key}: {FEATURES} is {field.dtype} of width {field.shape[-1]}, "
+                    f"its codec wants {wanted[0]} of width {wanted[1]}. {remedy(path)}"
+                )
 
 
 def canonical_json(value: object) -> bytes:

@@ -22,7 +22,7 @@ NUM_CODEBOOKS = 4
 CODEBOOK_SIZE = 2048
 NUM_PATCHES = 577  # (336 / 14)^2 patches and the class token
 
-FEATURES = "features.npy"  # float16 [F, P, D]
+FEATURES = "features.npy"  # float16 [F, P, D]; int8 where the commit record holds a feature codec
 CODES = "codes.npy"  # int16 [K, T]
 META = "meta.json"
 FIELDS = (FEATURES, CODES, META)

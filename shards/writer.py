@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from shards.feature_codec import Int8Codec, num_saturated
 from shards.record import FieldRecord, SampleRecord, ShardRecord, canonical_json
 from shards.spec import (
     CODE_RATE,
@@ -47,20 +48,23 @@ def write_shard(
     plan_hash: str,
     fingerprint: Fingerprint,
     left_out: Sequence[dict[str, Any]] = (),
+    feature_codec: Int8Codec | None = None,
 ) -> ShardRecord:
     """Write one shard and its commit record, replacing a former one. One sample is in memory at a time.
 
+    feature_codec: how features lie in the tar; None: as float16. `fingerprint` should name it.
     `left_out` is read after the last sample, so the caller may fill it while `samples` runs. An error in
     `samples` leaves what was there before. Raises ShardError for a sample that breaks the contract,
     ShardBusyError where another process writes this shard.
     """
     directory.mkdir(parents=True, exist_ok=True)
     tar, record_file = tar_path(directory, shard), record_path(directory, shard)
+    packer = _Packer(feature_codec)
     with _only_writer(directory, shard):
         with _written_aside(tar) as (file, commit):
             hashed = _HashedFile(file)
             with _syncing_behind(file) as sync_behind:
-                sample_records = tuple(_write_samples(hashed, samples, str(tar), sync_behind))
+                sample_records = tuple(_write_samples(hashed, samples, packer, str(tar), sync_behind))
             # A former record must never stand beside the new tar.
             record_file.unlink(missing_ok=True)
             _sync_directory(directory)
@@ -74,6 +78,8 @@ def write_shard(
             tar_sha256=hashed.sha256.hexdigest(),
             samples=sample_records,
             left_out=tuple(_plain_json(left_out)),
+            feature_codec=feature_codec,
+            num_saturated=packer.num_saturated,
         )
         write_durably(record_file, record.to_bytes())
     return record
@@ -87,7 +93,11 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def _write_samples(
-    file: _HashedFile, samples: Iterable[Sample], where: str, sync_behind: Callable[[], None]
+    file: _HashedFile,
+    samples: Iterable[Sample],
+    packer: _Packer,
+    where: str,
+    sync_behind: Callable[[], None],
 ) -> Iterator[SampleRecord]:
     from webdataset import TarWriter  # it loads torch where there is one
 
@@ -98,19 +108,34 @@ def _write_samples(
             if sample.key in keys:
                 raise ShardError(f"{where}: sample {sample.key} comes twice; a key names one sample")
             keys.add(sample.key)
-            payloads = _payloads(sample)
+            arrays = packer.arrays(sample)
+            payloads = _payloads(sample, arrays)
             start = tar.tarstream.offset
             tar.write({"__key__": sample.key, **payloads})
             sync_behind()
-            yield _sample_record(sample, payloads, start)
+            yield _sample_record(sample, arrays, payloads, start)
 
 
-def _payloads(sample: Sample) -> dict[str, bytes]:
+class _Packer:
+    """A sample's arrays as they lie in the tar; counts what the feature codec cannot hold."""
+
+    def __init__(self, codec: Int8Codec | None) -> None:
+        self.codec, self.num_saturated = codec, 0
+
+    def arrays(self, sample: Sample) -> dict[str, np.ndarray]:
+        features = sample.features
+        if self.codec is not None:
+            features = self.codec.encode(features)
+            self.num_saturated += num_saturated(features)
+        return {CODES: sample.codes, FEATURES: features}
+
+
+def _payloads(sample: Sample, arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
     """The sample's fields as bytes, in the order TarWriter writes them."""
     meta = {**sample.meta, "key": sample.key}
     return {
-        CODES: _npy_bytes(sample.codes),
-        FEATURES: _npy_bytes(sample.features),
+        CODES: _npy_bytes(arrays[CODES]),
+        FEATURES: _npy_bytes(arrays[FEATURES]),
         META: canonical_json(meta) + b"\n",
     }
 
@@ -122,8 +147,9 @@ def _npy_bytes(array: np.ndarray) -> bytes:
     return b"".join((header.getvalue(), array.data))  # one copy; write_array makes three
 
 
-def _sample_record(sample: Sample, payloads: dict[str, bytes], start: int) -> SampleRecord:
-    arrays = {CODES: sample.codes, FEATURES: sample.features}
+def _sample_record(
+    sample: Sample, arrays: dict[str, np.ndarray], payloads: dict[str, bytes], start: int
+) -> SampleRecord:
     fields = {}
     for name, payload in payloads.items():
         array = arrays.get(name)
