@@ -56,13 +56,17 @@ class AudioCodec:
     @torch.inference_mode()
     def encode(self, waveform: Tensor) -> Tensor:
         """Codes of the whole waveform. float32 [B, N] -> int64 [B, K, T], T = N / 640 rounded up."""
+        codes = self._codec.quantizer.encode(self.latent(waveform))
+        return codes.transpose(0, 1)  # [K, B, T] -> [B, K, T]
+
+    @torch.inference_mode()
+    def latent(self, waveform: Tensor) -> Tensor:
+        """What the codes are rounded from. float32 [B, N] -> [B, D, T], T = N / 640 rounded up."""
         layers = list(self._codec.encoder.layers)
         split = _lstm_index(layers)
         sound = waveform.to(self._device)[:, None]  # [B, N] -> [B, 1, N]
         latent = _in_pieces(layers[:split], sound, unit=_STRIDE, scale=1 / _STRIDE)  # -> [B, D, T]
-        return self._codec.quantizer.encode(_run(layers[split:], latent)).transpose(
-            0, 1
-        )  # [K, B, T] -> [B, K, T]
+        return _run(layers[split:], latent)
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:

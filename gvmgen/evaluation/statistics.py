@@ -1,0 +1,107 @@
+"""Intervals and significance: of means over items by bootstrap, of distances between sets by halves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gvmgen.evaluation.extras import needed
+
+CONFIDENCE = 0.95
+_RESAMPLES = 9999
+_Z = 1.959964  # of the normal distribution, for 95 %
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A value and its 95 % interval; NaN where there is too little to tell."""
+
+    value: float
+    low: float
+    high: float
+    num: int  # items behind it
+
+
+def mean_estimate(values: np.ndarray, seed: int = 0) -> Estimate:
+    """Mean of one value an item, and its bootstrap interval (percentiles). NaN are items without a value."""
+    values = values[~np.isnan(values)]
+    if len(values) == 0:
+        return Estimate(value=np.nan, low=np.nan, high=np.nan, num=0)
+    mean = float(values.mean())
+    if len(values) == 1:
+        return Estimate(value=mean, low=np.nan, high=np.nan, num=1)
+    low, high = np.quantile(_bootstrap_means(values, seed), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    return Estimate(value=mean, low=float(low), high=float(high), num=len(values))
+
+
+def _bootstrap_means(values: np.ndarray, seed: int) -> np.ndarray:
+    """[resamples]; a part at a time, for memory."""
+    rng = np.random.default_rng(seed)
+    at_once = max(1, 1_000_000 // len(values))
+    parts = [
+        values[rng.integers(0, len(values), (min(at_once, _RESAMPLES - done), len(values)))].mean(axis=1)
+        for done in range(0, _RESAMPLES, at_once)
+    ]
+    return np.concatenate(parts)
+
+
+def halves(num_items: int, count: int, seed: int = 0) -> list[np.ndarray]:
+    """Random halves of 0 … num_items - 1, sorted, drawn without putting back."""
+    rng = np.random.default_rng(seed)
+    return [np.sort(rng.permutation(num_items)[: num_items // 2]) for _ in range(count)]
+
+
+def set_estimate(value: float, of_halves: Sequence[float], num: int) -> Estimate:
+    """The interval of a distance between sets, from its values on random halves of the items.
+
+    A bootstrap repeats items, which makes covariances smaller and distances larger: its interval would lie
+    beside the value. Halves drawn without putting back have no item twice, and as n/2 of n are left out,
+    their spread is the standard error of the whole (the delete-half jackknife: Shao and Wu 1989).
+    """
+    spread = _Z * float(np.std(of_halves, ddof=1)) if len(of_halves) > 1 else float("nan")
+    return Estimate(value=value, low=value - spread, high=value + spread, num=num)
+
+
+def paired_p_of_halves(a: Sequence[float], b: Sequence[float], difference: float) -> float:
+    """Two-sided p of a difference between two systems' distances; both measured on the same halves."""
+    error = float(np.std(np.subtract(a, b), ddof=1)) if len(a) > 1 else float("nan")
+    if not error > 0:
+        return float("nan")
+    return float(2 * needed("scipy.stats").norm.sf(abs(difference) / error))
+
+
+def paired_p(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
+    """Two-sided p of a paired permutation test on the mean difference: signs flipped at random.
+
+    a, b: one value an item, NaN where there is none. NaN with fewer than two pairs.
+    """
+    difference = (a - b)[~np.isnan(a - b)]
+    if len(difference) < 2:
+        return float("nan")
+    if not difference.any():
+        return 1.0
+    found = needed("scipy.stats").permutation_test(
+        (difference,),
+        _mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=_RESAMPLES,
+        batch=max(1, 1_000_000 // len(difference)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
+
+
+def _mean(x: np.ndarray, axis: int) -> np.ndarray:
+    return x.mean(axis=axis)
+
+
+def adjusted(p_values: Sequence[float]) -> list[float]:
+    """Benjamini and Hochberg's, over all comparisons of a table; NaN stay."""
+    p = np.array(p_values, float)
+    known = ~np.isnan(p)
+    if known.any():
+        p[known] = needed("scipy.stats").false_discovery_control(p[known])
+    return [float(value) for value in p]
