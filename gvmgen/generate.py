@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,10 +21,13 @@ from gvmgen.checkpoint import ModelInfo, load_model
 from gvmgen.decoding import EngineMaker, SamplingConfig, generate_codes
 from gvmgen.encoders.audio import AudioCodec
 from gvmgen.encoders.fingerprint import encoder_fingerprint
-from gvmgen.encoders.media import mux, probe, read_frames, write_waveform
+from gvmgen.encoders.media import probe, read_frames
 from gvmgen.encoders.presets import encoder_config
 from gvmgen.encoders.video import VideoEncoder
 from gvmgen.fast import Engines, choose_engines
+from gvmgen.finish.film import Original, write_film
+from gvmgen.finish.mastering import SOUND_SUFFIXES, Mastering, write_sound
+from gvmgen.finish.sound import Sound
 from gvmgen.model import GVMGen
 from gvmgen.runs import find_model
 from shards.spec import (
@@ -37,6 +41,9 @@ from shards.spec import (
 
 FRAMES_AT_ONCE = 8
 MAX_SEED = 2**32 - 1
+# Codes become sound in stretches of so many code frames, each with a run-up before it and a margin after it.
+STRETCH, RUN_UP, MARGIN = 60 * CODE_RATE, 10 * CODE_RATE, 8
+STRIDE = SAMPLE_RATE // CODE_RATE
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, how much there is
 
@@ -68,28 +75,50 @@ def windows(total: int, window_s: int) -> Iterator[Window]:
         yield Window(start, min(total, stop))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Music:
-    """A composed piece, exactly as long as its video."""
+    """A composed piece, exactly as long as its video or the part of it that was scored."""
 
-    waveform: np.ndarray  # float32 [N], mono, -1 … 1
+    sound: Sound  # mono, as the codec gives it; it may exceed -1 … 1
     video: Path
+    start_s: float  # where in the video it begins
     seed: int
     model: str  # which model composed it
-    compose_s: float  # seconds it took
-    sample_rate: int = SAMPLE_RATE
+    compose_s: float  # seconds it took; for several takes, all of them together
+    tags: Mapping[str, Any]  # model, its licence, seed and settings, as they go into the file
+
+    @property
+    def waveform(self) -> np.ndarray:
+        """float32 [N], mono, on disk: an hour takes no memory until it is touched."""
+        return self.sound.samples
+
+    @property
+    def sample_rate(self) -> int:
+        return self.sound.sample_rate
 
     @property
     def duration_s(self) -> float:
-        return len(self.waveform) / self.sample_rate
+        return self.sound.duration_s
 
-    def save(self, path: str | Path) -> Path:
-        """Write `.wav`, or the video with this music: `.mp4`, `.mkv`, `.mov`, the picture stream copied."""
-        path = Path(path)
-        if path.suffix.lower() == ".wav":
-            write_waveform(path, self.waveform, self.sample_rate)
+    def save(self, path: str | Path, mastering: Mastering | None = None, original: Original = "drop") -> Path:
+        """Write a sound file, or the video with this music, as the suffix says; the picture is copied.
+
+        mastering: ending, loudness, sample rate, stereo; by default faded out, at -14 LUFS.
+        original: what becomes of the video's own sound in a film: drop, keep, or duck the music under speech.
+        """
+        path, mastering = Path(path), mastering or Mastering()
+        if path.suffix.lower() in SOUND_SUFFIXES:
+            write_sound(self.sound, path, mastering, self.tags)
         else:
-            mux(self.video, self.waveform, path)
+            write_film(
+                self.video,
+                self.sound,
+                path,
+                mastering,
+                original=original,
+                start_s=self.start_s,
+                tags=self.tags,
+            )
         return path
 
 
@@ -154,46 +183,87 @@ class Composer:
         if self.info.encoder_fingerprint is None:  # weights of others do not say
             return
         here = encoder_fingerprint(self.video, self.codec)
-        differences = fingerprint_differences(here, self.info.encoder_fingerprint)
+        # How features lay in the shards is no matter here: int8 was made of what these encoders make.
+        trained = {name: part for name, part in self.info.encoder_fingerprint.items() if name in here}
+        differences = fingerprint_differences(here, trained)
         if differences:
             raise ValueError(
                 f"{self.name} was trained with other encoders: {'; '.join(differences)}. "
                 "Use the weights it was trained with, or train anew on shards made with these"
             )
 
-    @torch.inference_mode()
     def score(
         self,
         video: str | Path,
         *,
         seed: int = 0,
+        start_s: float = 0.0,
         duration_s: float | None = None,
         sampling: SamplingConfig | None = None,
         progress: Progress = _silent,
     ) -> Music:
-        """Compose music exactly as long as a video, or for its first `duration_s` seconds.
+        """Compose music exactly as long as a video, or as the part of it from `start_s` for `duration_s`.
 
-        The same seed gives the same music. Raises MediaError where the file cannot be read as a video.
+        The same seed gives the same music. An exception that `progress` raises ends the work.
+        Raises MediaError where the file cannot be read as a video, ValueError for a part it does not have.
         """
-        if not 0 <= seed <= MAX_SEED:
-            raise ValueError(f"seed {seed} is outside 0 … {MAX_SEED}")
-        started = time.perf_counter()
-        path = Path(video)
-        duration_s = _duration(path, duration_s)
-        conditions = self._watch(path, duration_s, progress)
-        sampling = sampling or SamplingConfig()
-        total = num_code_frames(duration_s)
-        codes = compose(self.model, conditions, total, sampling, seed, progress, self.engines.make)
-        waveform = play(self.codec, codes, round(duration_s * SAMPLE_RATE), progress)
-        return Music(waveform, path, seed, self.name, time.perf_counter() - started)
+        return self.takes(
+            video,
+            1,
+            seed=seed,
+            start_s=start_s,
+            duration_s=duration_s,
+            sampling=sampling,
+            progress=progress,
+        )[0]
 
-    def _watch(self, path: Path, duration_s: float, progress: Progress) -> Tensor:
+    @torch.inference_mode()
+    def takes(
+        self,
+        video: str | Path,
+        count: int,
+        *,
+        seed: int = 0,
+        start_s: float = 0.0,
+        duration_s: float | None = None,
+        sampling: SamplingConfig | None = None,
+        progress: Progress = _silent,
+    ) -> list[Music]:
+        """Several pieces for one video, of the seeds `seed`, `seed` + 1 …, composed side by side.
+
+        Each is the piece that `score` gives for its seed. Arguments and errors as `score`.
+        """
+        seeds = _seeds(seed, count)
+        started = time.perf_counter()
+        path, sampling = Path(video), sampling or SamplingConfig()
+        duration_s = _duration(path, start_s, duration_s)
+        conditions = self._watch(path, start_s, duration_s, progress)
+        total = num_code_frames(duration_s)
+        codes = compose(self.model, conditions, total, sampling, seeds, progress, self.engines.make)
+        sounds = play(self.codec, codes, round(duration_s * SAMPLE_RATE), progress)
+        compose_s = time.perf_counter() - started
+        return [
+            Music(sound, path, start_s, seed, self.name, compose_s, self._tags(seed, sampling))
+            for seed, sound in zip(seeds, sounds, strict=True)
+        ]
+
+    def _tags(self, seed: int, sampling: SamplingConfig) -> dict[str, Any]:
+        """What a file says of its music's origin."""
+        return {
+            "music": f"gvmgen {version('gvmgen')}",
+            "model": self.name,
+            "weights_licence": self.info.licence or "not known",
+            "seed": seed,
+            "settings": asdict(sampling) | {"decoded_in": self.engines.description},
+        }
+
+    def _watch(self, path: Path, start_s: float, duration_s: float, progress: Progress) -> Tensor:
         """Conditions [F, M, dim] of the video's frames, M a frame: 1, or Q where the queries are preserved.
 
         A frame's conditions depend on no other frame, so a long video passes through in small batches.
         """
         total, conditions = num_frames(duration_s), []
-        frames = read_frames(path, duration_s=duration_s)
+        frames = read_frames(path, start_s, duration_s)
         progress("watching", 0, total)
         while batch := list(itertools.islice(frames, FRAMES_AT_ONCE)):
             pixels = torch.stack([self.video.preprocess(frame) for frame in batch])  # [F, 3, H, W]
@@ -208,12 +278,13 @@ def compose(
     conditions: Tensor,
     total: int,
     sampling: SamplingConfig,
-    seed: int,
+    seeds: Sequence[int],
     progress: Progress = _silent,
     make_engine: EngineMaker | None = None,
 ) -> Tensor:
-    """Codes int64 [1, K, total] for a video's conditions [F, M, dim], window by window."""
-    codes = torch.empty(1, model.config.num_codebooks, 0, dtype=torch.int64, device=conditions.device)
+    """Codes int64 [B, K, total], a row a seed, for a video's conditions [F, M, dim], window by window."""
+    shape = (len(seeds), model.config.num_codebooks, 0)
+    codes = torch.empty(shape, dtype=torch.int64, device=conditions.device)
     progress("composing", 0, total)
     for number, window in enumerate(windows(total, model.config.window_s)):
 
@@ -222,10 +293,12 @@ def compose(
 
         extended = generate_codes(
             model,
-            conditions[window.frames].flatten(0, 1)[None],  # [F, M, dim] -> [1, F * M, dim]
+            conditions[window.frames]
+            .flatten(0, 1)
+            .expand(len(seeds), -1, -1),  # [F, M, dim] -> [B, F * M, dim]
             window.stop - window.start,
             sampling,
-            seeds=[seed + (number << 32)],  # windows of two seeds never share their random numbers
+            seeds=[seed + (number << 32) for seed in seeds],  # no two windows share random numbers
             prompt=codes[:, :, window.start :] if number else None,
             progress=advance,
             make_engine=make_engine,
@@ -234,12 +307,38 @@ def compose(
     return codes
 
 
-def play(codec: AudioCodec, codes: Tensor, num_samples: int, progress: Progress = _silent) -> np.ndarray:
-    """Waveform float32 [num_samples], -1 … 1, of codes [1, K, T]."""
-    progress("decoding", 0, codes.shape[2])
-    waveform = codec.decode(codes)[0, :num_samples].float().cpu().numpy()
-    progress("decoding", codes.shape[2], codes.shape[2])
-    return waveform / max(1.0, np.abs(waveform).max())  # quieter rather than clipped
+def play(codec: AudioCodec, codes: Tensor, num_samples: int, progress: Progress = _silent) -> list[Sound]:
+    """The sound of each row of codes [B, K, T], `num_samples` long.
+
+    A stretch at a time: the codec's memory does not grow with the piece. Each starts early, as the
+    codec's LSTM hears what went before; after `RUN_UP` it has forgotten how it began.
+    """
+    sounds = [Sound(SAMPLE_RATE) for _ in codes]
+    total, done = codes.shape[2] * len(codes), 0
+    progress("decoding", 0, total)
+    for row, sound in zip(codes, sounds, strict=True):
+        for start in range(0, codes.shape[2], STRETCH):
+            stop = min(start + STRETCH, codes.shape[2])
+            waveform = _stretch(codec, row, start, stop)
+            sound.append(waveform[: num_samples - sound.num_samples])
+            done += stop - start
+            progress("decoding", done, total)
+    return sounds
+
+
+def _stretch(codec: AudioCodec, codes: Tensor, start: int, stop: int) -> np.ndarray:
+    """Waveform float32 [N] of the code frames from start to stop of codes [K, T]."""
+    first = max(0, start - RUN_UP)
+    waveform = codec.decode(codes[None, :, first : stop + MARGIN])[0].float().cpu().numpy()
+    return waveform[(start - first) * STRIDE : (stop - first) * STRIDE]
+
+
+def _seeds(first: int, count: int) -> range:
+    if count < 1:
+        raise ValueError(f"{count} takes; give 1 or more")
+    if not 0 <= first <= MAX_SEED - (count - 1):
+        raise ValueError(f"seed {first} is outside 0 … {MAX_SEED - (count - 1)}")
+    return range(first, first + count)
 
 
 def _feature_dtype(info: ModelInfo) -> torch.dtype | None:
@@ -256,13 +355,16 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _duration(path: Path, wanted_s: float | None) -> float:
-    """The video's duration in seconds, or the part of it that is wanted."""
+def _duration(path: Path, start_s: float, wanted_s: float | None) -> float:
+    """How many seconds of the video are to be scored."""
     available_s = probe(path).duration_s
+    if not 0 <= start_s < available_s:
+        raise ValueError(f"{path}: cannot start at {start_s:g} s, it lasts {available_s:.2f} s")
     if wanted_s is None:
-        return available_s
-    if not 0 < wanted_s <= available_s:
+        return available_s - start_s
+    if not 0 < wanted_s <= available_s - start_s:
         raise ValueError(
-            f"--duration {wanted_s}: {path} lasts {available_s:.2f} s; give a duration above 0 and up to that"
+            f"{path}: has no {wanted_s:g} s from {start_s:g} s on, it lasts {available_s:.2f} s; "
+            "give a duration above 0 and up to its end"
         )
     return wanted_s

@@ -54,7 +54,9 @@ def may_import(importer: str, imported: str) -> bool:
     if is_in(importer, "gvmgen.encoders"):
         return is_in(imported, "gvmgen.encoders", "shards")
     if is_in(imported, "gvmgen.encoders"):
-        return imported in TORCH_FREE_ENCODERS or is_in(importer, "gvmgen.generate", "gvmgen.evaluation")
+        return imported in TORCH_FREE_ENCODERS or is_in(
+            importer, "gvmgen.generate", "gvmgen.finish", "gvmgen.evaluation"
+        )
     return is_in(imported, "gvmgen", "shards")
 
 

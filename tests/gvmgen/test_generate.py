@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import EncodecModel
 
 import gvmgen
+from gvmgen import generate
 from gvmgen.checkpoint import ModelInfo
 from gvmgen.decoding import SamplingConfig
 from gvmgen.encoders.audio import AudioCodec
@@ -79,8 +80,8 @@ def conditions() -> Tensor:
 
 def test_a_long_piece_keeps_what_is_composed_and_goes_on_from_it(conditions: Tensor) -> None:
     network = make_network(window_s=3)
-    short = compose(network, conditions, 150, SamplingConfig(), seed=3)
-    long = compose(network, conditions, 230, SamplingConfig(), seed=3)
+    short = compose(network, conditions, 150, SamplingConfig(), seeds=[3])
+    long = compose(network, conditions, 230, SamplingConfig(), seeds=[3])
     assert long.shape == (1, TINY.num_codebooks, 230)
     assert torch.equal(long[:, :, :150], short)
 
@@ -88,23 +89,42 @@ def test_a_long_piece_keeps_what_is_composed_and_goes_on_from_it(conditions: Ten
 def test_a_later_window_hears_the_music_before_it(conditions: Tensor) -> None:
     network = make_network(window_s=3)
     other_start = torch.cat([-conditions[:2], conditions[2:]])  # frames that the second window does not see
-    ends = [compose(network, c, 230, GREEDY, seed=0)[:, :, 150:] for c in (conditions, other_start)]
+    ends = [compose(network, c, 230, GREEDY, seeds=[0])[:, :, 150:] for c in (conditions, other_start)]
     assert not torch.equal(*ends)
 
 
-def test_loud_music_is_made_quieter_rather_than_clipped(
+def test_a_long_piece_sounds_as_if_it_were_decoded_at_once(
     codec: AudioCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    codes = torch.zeros(1, 4, 50, dtype=torch.int64)
-    monkeypatch.setattr(codec, "decode", lambda _: torch.linspace(-4, 2, SAMPLE_RATE)[None])
-    waveform = play(codec, codes, SAMPLE_RATE)
-    np.testing.assert_allclose(waveform, np.linspace(-1, 0.5, SAMPLE_RATE), atol=1e-6)
+    monkeypatch.setattr(generate, "STRETCH", 4 * CODE_RATE)
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(2048, (2, 4, 25 * CODE_RATE), generator=generator)
+    num_samples = 25 * SAMPLE_RATE - 7
+    at_once = codec.decode(codes)[:, :num_samples].numpy()
+    for sound, whole in zip(play(codec, codes, num_samples), at_once, strict=True):
+        assert sound.num_samples == num_samples
+        np.testing.assert_allclose(sound.samples, whole, atol=1e-4 * np.abs(whole).max())
+
+
+def test_decoding_ten_minutes_never_holds_more_than_a_stretch(
+    codec: AudioCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int] = []
+
+    def decode(codes: Tensor) -> Tensor:
+        lengths.append(codes.shape[2])
+        return torch.zeros(1, codes.shape[2] * SAMPLE_RATE // CODE_RATE)
+
+    monkeypatch.setattr(codec, "decode", decode)
+    num_samples = 600 * SAMPLE_RATE
+    (sound,) = play(codec, torch.zeros(1, 4, 600 * CODE_RATE, dtype=torch.int64), num_samples)
+    assert sound.num_samples == num_samples == sound.path.stat().st_size // 4
+    assert max(lengths) <= 75 * CODE_RATE
 
 
 def test_music_is_as_long_as_its_video_to_the_sample(composer: Composer, video: Path) -> None:
     music = composer.score(video)
     assert len(music.waveform) == round(1.48 * SAMPLE_RATE)
-    assert np.abs(music.waveform).max() <= 1.0
     assert music.waveform.std() > 0
 
 
@@ -119,6 +139,8 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_another(
 
 def test_only_the_first_seconds_are_scored_when_asked(composer: Composer, video: Path) -> None:
     assert composer.score(video, duration_s=0.5).duration_s == 0.5
+    part = composer.score(video, start_s=0.5, duration_s=0.75)
+    assert (part.start_s, part.duration_s) == (0.5, 0.75)
 
 
 @pytest.mark.parametrize("duration_s", [0.0, -1.0, 2.0, float("nan")])
@@ -127,6 +149,30 @@ def test_a_duration_that_the_video_does_not_have_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"lasts 1.48 s"):
         composer.score(video, duration_s=duration_s)
+
+
+@pytest.mark.parametrize("start_s", [-1.0, 1.48, float("nan")])
+def test_a_start_that_the_video_does_not_have_is_refused(
+    composer: Composer, video: Path, start_s: float
+) -> None:
+    with pytest.raises(ValueError, match=r"lasts 1.48 s"):
+        composer.score(video, start_s=start_s)
+
+
+def test_each_take_is_the_piece_that_its_seed_gives_alone(composer: Composer, video: Path) -> None:
+    takes = composer.takes(video, 3, seed=5)
+    assert [take.seed for take in takes] == [5, 6, 7]
+    for take in takes:
+        np.testing.assert_array_equal(take.waveform, composer.score(video, seed=take.seed).waveform)
+    assert not np.array_equal(takes[0].waveform, takes[1].waveform)
+
+
+@pytest.mark.parametrize(("seed", "count"), [(-1, 1), (2**32, 1), (2**32 - 2, 3), (0, 0)])
+def test_seeds_and_takes_that_cannot_be_are_refused(
+    composer: Composer, video: Path, seed: int, count: int
+) -> None:
+    with pytest.raises(ValueError, match=r"outside 0 …|1 or more"):
+        composer.takes(video, count, seed=seed)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])

@@ -1,0 +1,173 @@
+"""Music into a film: the picture copied, the original sound dropped, kept or ducked, everything else kept.
+
+ffmpeg counts from the file's first timestamp, as a player does, so music and picture share one zero.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from gvmgen.encoders.probe import open_media
+from gvmgen.encoders.process import PROTOCOLS, MediaError, local_file
+from gvmgen.finish.ffmpeg import encode, try_encode
+from gvmgen.finish.mastering import SILENCE_LUFS, Mastering, Mix, leveled, measure, shaped
+from gvmgen.finish.sound import Sound
+
+Original = Literal["drop", "keep", "duck"]
+
+SAMPLE_RATE = 48_000  # Hz; what films have
+KEEP_LU = -8.0  # loudness of the music beside a sound that is kept: a bed
+DUCK_LU = -3.0  # the same where the music makes room for speech by itself
+
+_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
+FILM_SUFFIXES = tuple(_FORMATS)
+_TEXT = {"subrip", "ass", "ssa", "mov_text", "webvtt", "text"}  # subtitles that are text, not pictures
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What of a video goes into a film beside the music."""
+
+    video_codec: str
+    layouts: list[str]  # channel layout of each sound track
+    subtitles: list[str]  # codec of each subtitle track
+    comment: str
+
+
+def write_film(
+    video: Path,
+    music: Sound,
+    path: Path,
+    mastering: Mastering,
+    *,
+    original: Original = "drop",
+    start_s: float = 0.0,
+    tags: Mapping[str, Any],
+) -> None:
+    """Write `video` with music from `start_s` on. The name appears when the file is whole.
+
+    original: what becomes of the video's first sound track. Its other tracks are kept unless it is dropped;
+    subtitles and chapters always. Raises MissingExtraError where `duck` needs a speech detector.
+    """
+    streams = read_streams(video)
+    mastering = replace(mastering, sample_rate=mastering.sample_rate or SAMPLE_RATE)
+    inputs = _video_input(video)
+    if original == "drop" or not streams.layouts:
+        mix = _alone(inputs, music, mastering, start_s)
+    else:
+        mix = _together(video, inputs, streams, music, mastering, original, start_s)
+    mix = leveled(mix, mastering.loudness)
+    encode(mix.inputs, mix.filters, _outputs(streams, path, original, tags), path)
+
+
+def check_film(video: Path, path: Path, original: Original) -> None:
+    """Raise MediaError where the film's kind of file cannot hold what the video holds.
+
+    It writes the film's first moments: better to know before an hour of music is composed.
+    """
+    if original not in get_args(Original):
+        raise ValueError(f"original {original!r} is unknown; known: {', '.join(get_args(Original))}")
+    streams = read_streams(video)
+    for codec in streams.subtitles:
+        if codec not in _TEXT and path.suffix.lower() != ".mkv":
+            raise MediaError(f"{path}: {path.suffix} cannot hold {codec} subtitles; take .mkv")
+    inputs = [*_video_input(video), "-f", "lavfi", "-i", f"anullsrc=cl=mono:r={SAMPLE_RATE}"]
+    outputs = [*_outputs(streams, path, original, {}), "-t", "0.2"]
+    try:
+        try_encode(inputs, "[1:a]anull", outputs, path)
+    except MediaError as error:
+        raise MediaError(f"{path}: cannot hold {video}'s streams; take .mkv ({error})") from error
+
+
+def read_streams(video: Path) -> Streams:
+    with open_media(video) as container:
+        tracks = container.streams
+        return Streams(
+            video_codec=tracks.video[0].codec_context.name,
+            layouts=[sound.codec_context.layout.name for sound in tracks.audio],
+            subtitles=[subtitle.codec_context.name for subtitle in tracks.subtitles],
+            comment=container.metadata.get("comment", ""),
+        )
+
+
+def _video_input(video: Path) -> list[str]:
+    return ["-protocol_whitelist", PROTOCOLS, "-i", local_file(video)]
+
+
+def _alone(inputs: list[str], music: Sound, mastering: Mastering, start_s: float) -> Mix:
+    """The music as the only sound, from `start_s` on."""
+    mix = shaped(music, mastering, number=1)
+    return replace(mix, inputs=[*inputs, *mix.inputs]).then(_later(start_s, mix.sample_rate))
+
+
+def _together(
+    video: Path,
+    inputs: list[str],
+    streams: Streams,
+    music: Sound,
+    mastering: Mastering,
+    original: Original,
+    start_s: float,
+) -> Mix:
+    """The original sound as it is, the music beside it at a loudness relative to it."""
+    layout = streams.layouts[0]
+    rate = mastering.sample_rate or SAMPLE_RATE
+    own = Mix(inputs, f"[0:a:0]aresample={rate}:async=1:first_pts=0", rate)  # silent before a late start
+    own_lufs = measure(own).loudness
+    if original == "duck":
+        from gvmgen.finish.speech import ducked, speech_spans
+
+        music = ducked(music, speech_spans(video), start_s)
+    alone = replace(mastering, stereo=layout != "mono")
+    score = shaped(music, alone, number=1)
+    gain_lu = 0.0
+    if own_lufs > SILENCE_LUFS:
+        wanted = own_lufs + (DUCK_LU if original == "duck" else KEEP_LU)
+        gain_lu = wanted - measure(shaped(music, alone)).loudness
+    score = score.then(f"volume={gain_lu:.2f}dB:precision=float", _later(start_s, score.sample_rate))
+    same = f"aformat=channel_layouts={layout}"
+    filters = f"{own.then(same).filters}[own];{score.then(same).filters}[score];[own][score]amix=normalize=0"
+    return Mix([*inputs, *score.inputs], filters, score.sample_rate)
+
+
+def _later(start_s: float, sample_rate: int) -> str:
+    return f"adelay=delays={round(start_s * sample_rate)}S:all=1"
+
+
+def _outputs(streams: Streams, path: Path, original: Original, tags: Mapping[str, Any]) -> list[str]:
+    """ffmpeg's arguments for all that goes into the film; its first sound stands at the graph's end."""
+    container = _FORMATS[path.suffix.lower()]
+    comment = "\n".join(text for text in (streams.comment, json.dumps(tags, ensure_ascii=False)) if text)
+    return [
+        *["-map", "0:v", "-c:v", "copy"],
+        *_sounds(streams, container, original),
+        *_subtitles(streams, container),
+        *(["-map", "0:t?"] if container == "matroska" else ["-movflags", "+faststart"]),  # fonts
+        *(["-tag:v:0", "hvc1"] if streams.video_codec == "hevc" and container != "matroska" else []),
+        *["-map_metadata", "0", "-map_chapters", "0", "-metadata", f"comment={comment}", "-f", container],
+    ]
+
+
+def _sounds(streams: Streams, container: str, original: Original) -> list[str]:
+    """The mix, then the tracks beside the original one."""
+    # Matroska cannot say where AAC's padding ends
+    coder = ["-c:a:0", "flac"] if container == "matroska" else ["-c:a:0", "aac", "-b:a:0", "192k"]
+    arguments = ["-map", "[out]", *coder, "-disposition:a:0", "default"]
+    if original == "drop" or not streams.layouts:
+        return arguments
+    for number in range(1, len(streams.layouts)):
+        arguments += ["-map", f"0:a:{number}", f"-c:a:{number}", "copy", f"-disposition:a:{number}", "0"]
+    return [*arguments, "-map_metadata:s:a:0", "0:s:a:0"]
+
+
+def _subtitles(streams: Streams, container: str) -> list[str]:
+    """Every subtitle track, in the container's own form of text where it cannot hold the video's."""
+    arguments = []
+    for number, codec in enumerate(streams.subtitles):
+        own = "mov_text" if container != "matroska" else "srt" if codec == "mov_text" else "copy"
+        arguments += ["-map", f"0:s:{number}", f"-c:s:{number}", own]
+    return arguments
