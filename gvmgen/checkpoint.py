@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from gvmgen.config import MODEL_PRESETS, ModelConfig
 from gvmgen.formats import is_audiocraft
@@ -40,10 +41,15 @@ class ModelInfo:
 
 def save_model(folder: Path, model: GVMGen, info: ModelInfo) -> None:
     """Write a model folder; each file is complete when it has its name, `config.json` last."""
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    config = {"format_version": FORMAT_VERSION, "model": model.config.to_json(), **asdict(info)}
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    save_weights(folder, tensors, model.config, info)
+
+
+def save_weights(folder: Path, tensors: dict[str, Tensor], config: ModelConfig, info: ModelInfo) -> None:
+    """`save_model` for a network's weights by name, contiguous."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {"format_version": FORMAT_VERSION, "model": config.to_json(), **asdict(info)}
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
     _write_whole(folder / WEIGHTS, lambda path: save_file(tensors, path))
     _write_whole(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, get_origin, get_type_hints
 from shards.spec import CODE_RATE, CODEBOOK_SIZE, FRAME_RATE, NUM_CODEBOOKS
 
 Pooling = Literal["average", "sum", "preserve"]
+PARTS = ("all", "feature-transformation", "cross-attention")  # of the network, that may learn alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +118,15 @@ def model_config(preset: str) -> ModelConfig:
     return MODEL_PRESETS[preset]
 
 
+# what may change from one start of a run to the next
+FREE = frozenset(
+    (
+        *("data", "runs", "run", "grad_accum", "recompute", "compile", "on_corrupt", "save_every"),
+        *("keep_last", "eval_every", "log_every", "samples_every", "tracker"),
+    )
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run. The defaults are the publication's recipe (section 4.2)."""
@@ -130,7 +140,10 @@ class TrainConfig:
     preset: str = "small"
     model: dict[str, Any] = field(default_factory=dict)  # ModelConfig settings that differ from the preset
     init: str | None = None  # a model folder, a checkpoint or MusicGen weights to start from
+    train: str = "all"  # the part of the network that learns; the rest keeps its weights
+    lora: int = 0  # rank of adapters that learn instead of the decoder's weights; 0: none
     lr: float = 1e-5
+    lr_decay: float = 1.0  # each decoder layer learns this much slower than the one above it
     weight_decay: float = 0.01
     batch_size: int = 6  # segments an optimiser step, over all processes
     epochs: int = 150
@@ -138,22 +151,28 @@ class TrainConfig:
     warmup_steps: int = 4000
     guidance_dropout: float = 0.3  # share of segments trained without their video
     max_grad_norm: float = 1.0  # not in the publication; MusicGen's
+    ema: float = 0.0  # decay of an average of the weights, which is what then composes; 0: no average
     crop_s: float | None = None  # a random stretch of each segment, whole seconds; all of it by default
     precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp32
     seed: int = 0
 
     # how it runs; may change from one start to the next
     grad_accum: int = 1  # pieces that a batch is cut into, for memory; the result is the same
+    recompute: bool = False  # forget a decoder layer's activations and compute them again, for memory
+    compile: bool = False  # the decoder's layers through torch.compile
+    on_corrupt: str = "stop"  # or `substitute`: take the next segment in its place
     save_every: int = 1000  # optimiser steps
     keep_last: int = 3  # checkpoints
     eval_every: int = 1000  # optimiser steps; 0 never
     log_every: int = 10  # optimiser steps
+    samples_every: int = 0  # optimiser steps; 0 never
+    tracker: str = "tensorboard"  # any of Accelerate's; `none`
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "grad_accum", "save_every", "keep_last", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("warmup_steps", "eval_every", "weight_decay", "max_grad_norm"):
+        for name in ("warmup_steps", "eval_every", "samples_every", "weight_decay", "max_grad_norm", "lora"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         model_config(self.preset)  # raises where it is unknown
@@ -165,10 +184,25 @@ class TrainConfig:
             raise ValueError(f"lr is {self.lr}; it must be above 0")
         if not 0 <= self.guidance_dropout <= 1:
             raise ValueError(f"guidance_dropout is {self.guidance_dropout}; it is a share, 0 to 1")
-        if self.precision not in ("auto", "no", "bf16", "fp16"):
-            raise ValueError(f"precision {self.precision!r} is unknown; known: auto, no, bf16, fp16")
+        if not 0 < self.lr_decay <= 1:
+            raise ValueError(f"lr_decay is {self.lr_decay}; it is a factor, above 0 and at most 1")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; it is a decay, 0 (no average) or more and below 1")
+        self._check_choices()
+        if self.lora and self.train != "all":
+            raise ValueError(f"lora trains adapters and the feature transformation, train {self.train!r} not")
         if self.batch_size % self.grad_accum:
             raise ValueError(f"batch_size {self.batch_size} is no multiple of grad_accum {self.grad_accum}")
+
+    def _check_choices(self) -> None:
+        choices = {
+            "precision": ("auto", "no", "bf16", "fp16"),
+            "train": PARTS,
+            "on_corrupt": ("stop", "substitute"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; known: {', '.join(known)}")
 
     @property
     def run_folder(self) -> Path:
@@ -181,8 +215,7 @@ class TrainConfig:
     @property
     def recipe(self) -> dict[str, Any]:
         """The settings that a resumed run must share with the run it resumes."""
-        free = {"data", "runs", "run", "grad_accum", "save_every", "keep_last", "eval_every", "log_every"}
-        return {name: value for name, value in asdict(self).items() if name not in free}
+        return {name: value for name, value in asdict(self).items() if name not in FREE}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:

@@ -1,19 +1,29 @@
-"""AdamW, its learning rate as a function of the step, and its state as named tensors."""
+"""AdamW, and its learning rate as a function of the step and the layer."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gvmgen.config import TrainConfig
+from gvmgen.learnable import rate_scale
+from gvmgen.model import GVMGen
 
 
-def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    on_gpu = next(model.parameters()).is_cuda
+def adamw(network: GVMGen, config: TrainConfig, device: torch.device) -> torch.optim.AdamW:
+    """Of the parameters that learn, in one group for each pace."""
+    groups: dict[float, list[Tensor]] = defaultdict(list)
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups[rate_scale(name, network.config.num_layers, config.lr_decay)].append(parameter)
     return torch.optim.AdamW(
-        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=on_gpu or None
+        [{"params": parameters, "scale": scale} for scale, parameters in groups.items()],
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        fused=device.type == "cuda" or None,
     )
 
 
@@ -27,27 +37,4 @@ def learning_rate(step: int, num_steps: int, config: TrainConfig) -> float:
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     for group in optimiser.param_groups:
-        group["lr"] = rate
-
-
-def state_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's moments as `<parameter>/<moment>`: no pickle, and no order of parameters to keep."""
-    return {
-        f"{name}/{moment}": tensor.detach().contiguous()
-        for name, parameter in model.named_parameters()
-        for moment, tensor in optimiser.state[parameter].items()
-    }
-
-
-def load_state_tensors(
-    model: nn.Module, optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], where: str
-) -> None:
-    """Undo `state_tensors`. Raises ValueError where a moment is of no parameter or of another shape."""
-    parameters = dict(model.named_parameters())
-    for name, tensor in tensors.items():
-        parameter_name, moment = name.rsplit("/", 1)
-        parameter = parameters.get(parameter_name)
-        if parameter is None or (tensor.ndim and tensor.shape != parameter.shape):
-            raise ValueError(f"{where}: {name} {list(tensor.shape)} is of no parameter of this model")
-        place = "cpu" if moment == "step" and not parameter.is_cuda else parameter.device
-        optimiser.state[parameter][moment] = tensor.to(place)
+        group["lr"] = rate * group["scale"]

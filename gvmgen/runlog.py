@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from gvmgen.flops import matrix_rate
 from gvmgen.runs import RunFolder, write_text
 
 SLOW_BAR_S = 10.0  # seconds between two lines of a progress bar that goes into a file
@@ -28,6 +30,7 @@ class StepReport:
     rate: float  # learning rate
     grad_norm: float
     num_codes: int
+    flops: float  # of the network, forward and backward
     seconds: float
     wait_s: float  # of which this process waited for data
 
@@ -62,10 +65,13 @@ class RunLog:
     ) -> None:
         self.folder, self.accelerator, self.log_every = folder, accelerator, log_every
         self.is_main = accelerator.is_main_process
-        self.seconds = self.wait_s = 0.0  # since the last recorded step
-        self.num_codes = self.num_steps = 0
+        self.since: list[StepReport] = []  # the last recorded step
+        self.named: set[str] = set()  # corrupt samples
         if self.is_main:
             drop_lines_after(folder, first_step)
+            self.peak = (
+                matrix_rate(accelerator.device, compute_dtype(accelerator)) * accelerator.num_processes
+            )
         accelerator.init_trackers("tensorboard")  # also the name of the folder it writes
         self.bar = tqdm(
             total=num_steps,
@@ -89,31 +95,33 @@ class RunLog:
             self.bar.write(line, file=sys.stderr)
 
     def step(self, report: StepReport) -> None:
-        self.seconds += report.seconds
-        self.wait_s += report.wait_s
-        self.num_codes += report.num_codes
-        self.num_steps += 1
+        self.since.append(report)
         if report.step % self.log_every == 0 or report.step == self.bar.total:
             self._record(report)
         self.bar.update()
 
     def _record(self, report: StepReport) -> None:
         """A line of metrics.jsonl: this step's loss, and the speed since the line before."""
-        speed = {
-            "step_s": self.seconds / self.num_steps,
-            "data_wait": self.wait_s / self.seconds,
-            "codes_per_s": self.num_codes / self.seconds,
-        }
-        learning = {"loss": report.loss, "rate": report.rate, "grad_norm": report.grad_norm}
-        codebooks = {f"loss_{k}": loss for k, loss in enumerate(report.per_codebook)}
-        self._write(report.step, "train", learning | codebooks | speed)
-        self.bar.set_postfix_str(
-            f"loss {report.loss:.3f}, {speed['step_s']:.2f} s/step, data wait {speed['data_wait']:.1%}, "
-            f"{speed['codes_per_s']:.0f} tokens/s",
-            refresh=False,
-        )
-        self.seconds = self.wait_s = 0.0
-        self.num_codes = self.num_steps = 0
+        if self.is_main:
+            speed = speed_of(self.since, self.peak)
+            learning = {"loss": report.loss, "rate": report.rate, "grad_norm": report.grad_norm}
+            codebooks = {f"loss_{k}": loss for k, loss in enumerate(report.per_codebook)}
+            self._write(report.step, "train", learning | codebooks | speed)
+            self.bar.set_postfix_str(
+                f"loss {report.loss:.3f}, {speed['step_s']:.2f} s/step, data wait {speed['data_wait']:.1%}, "
+                f"{speed['codes_per_s']:.0f} tokens/s, {speed['mfu']:.0%} of FLOP/s",
+                refresh=False,
+            )
+        self.since.clear()
+
+    def substituted(self, corrupt: Collection[str]) -> None:
+        """Name each corrupt sample once, in whichever process met it."""
+        for key in set(corrupt) - self.named:
+            self.named.add(key)
+            self.bar.write(
+                f"sample {key} is corrupt, another takes its place. Run: gvm-prep verify --deep",
+                file=sys.stderr,
+            )
 
     def test(self, step: int, per_codebook: list[float]) -> None:
         """Record a validation."""
@@ -128,6 +136,23 @@ class RunLog:
         with self.folder.metrics.open("a") as file:
             file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         self.accelerator.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
+
+
+def speed_of(reports: list[StepReport], peak: float) -> dict[str, float]:
+    """Means over some steps; peak: FLOP/s that all processes together could do."""
+    seconds = sum(report.seconds for report in reports)
+    return {
+        "step_s": seconds / len(reports),
+        "data_wait": sum(report.wait_s for report in reports) / seconds,
+        "codes_per_s": sum(report.num_codes for report in reports) / seconds,
+        "mfu": sum(report.flops for report in reports) / seconds / peak,
+    }
+
+
+def compute_dtype(accelerator: Accelerator) -> torch.dtype:
+    """What the matrix products of a step are computed in."""
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return half.get(accelerator.mixed_precision, torch.float32)
 
 
 def drop_lines_after(folder: RunFolder, step: int) -> None:

@@ -3,6 +3,7 @@
 runs/<name>/config.json                      what the run is made of
 runs/<name>/metrics.jsonl                    one line a logged step
 runs/<name>/checkpoints/step_00001000/       model, optimiser and state, whole or absent
+runs/<name>/best                             a link to the checkpoint of the lowest validation loss
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gvmgen.config import model_config
+from gvmgen.config import ModelConfig, TrainConfig, model_config
 from gvmgen.encoders.presets import POCKET_DIR
 from shards.spec import fingerprint_differences
 
@@ -34,6 +35,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
+        self.best = path / "best"
 
     def claim(self) -> None:
         """Make the folder and hold it until this process ends. Raises ValueError where another holds it."""
@@ -52,7 +54,7 @@ class RunFolder:
         """Record what the run is made of. Raises ValueError with the differences from what it was made of."""
         file = self.path / "config.json"
         if file.exists() and self.latest() and not accept_changes:
-            differences = fingerprint_differences(json.loads(file.read_text()), _plain(settings))
+            differences = fingerprint_differences(_recorded(file), _plain(settings))
             if differences:
                 raise ValueError(
                     f"{self.path} was made with other settings: {'; '.join(differences)}. "
@@ -64,8 +66,8 @@ class RunFolder:
         """The checkpoint of the highest step."""
         return max(complete_checkpoints(self.path), key=step_of, default=None)
 
-    def save(self, step: int, fill: Callable[[Path], None], keep_last: int) -> Path:
-        """A checkpoint that `fill` writes into the folder it is given; then the oldest ones go."""
+    def save(self, step: int, fill: Callable[[Path], None], keep_last: int, *, is_best: bool = False) -> Path:
+        """A checkpoint that `fill` writes into the folder it is given; then the oldest go, the best not."""
         folder = self.checkpoints / f"step_{step:08d}"
         aside = self.checkpoints / f".{folder.name}.{os.getpid()}.tmp"
         try:
@@ -74,15 +76,33 @@ class RunFolder:
             for path in (*aside.iterdir(), aside):
                 sync(path)
             if folder.exists():  # the same step again, after --accept-changes
-                shutil.rmtree(folder)
+                remove(folder)
             aside.rename(folder)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
         sync(self.checkpoints)
+        if is_best:
+            self._point_best_to(folder)
         for old in sorted(complete_checkpoints(self.path), key=step_of)[:-keep_last]:
-            shutil.rmtree(old)
+            if old.resolve() != self.best.resolve():
+                remove(old)
         return folder
+
+    def _point_best_to(self, checkpoint: Path) -> None:
+        aside = self.path / f".best.{os.getpid()}.tmp"
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(checkpoint.relative_to(self.path))
+        if not self.best.is_symlink() and self.best.is_dir():
+            shutil.rmtree(self.best)  # a copy of the run, in which the link became a folder
+        aside.rename(self.best)
+
+
+def remove(folder: Path) -> None:
+    """Delete a checkpoint: it is gone before its first file is, and a half-deleted one is none."""
+    aside = folder.with_name(f".{folder.name}.gone.tmp")
+    folder.rename(aside)
+    shutil.rmtree(aside)
 
 
 def complete_checkpoints(run: Path) -> list[Path]:
@@ -158,6 +178,13 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _recorded(file: Path) -> dict[str, Any]:
+    """What a run was made of; settings that came after it have their defaults, which change nothing."""
+    found = json.loads(file.read_text())
+    defaults = _plain({"train": TrainConfig().recipe, "model": ModelConfig().to_json()})
+    return {name: defaults[name] | value if name in defaults else value for name, value in found.items()}
 
 
 def _plain(settings: Mapping[str, Any]) -> Any:

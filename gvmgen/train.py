@@ -6,36 +6,47 @@ B batch, F video frames, P patches, D width, K codebooks, T code frames.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import math
-import os
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from accelerate.utils import DistributedType
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gvmgen.checkpoint import ModelInfo, load_model, save_model
+from gvmgen.average import Average
+from gvmgen.checkpoint import load_model
 from gvmgen.config import TrainConfig
-from gvmgen.data import Batch, SegmentLoader, crop_window
-from gvmgen.imports import import_musicgen, is_official
-from gvmgen.model import GVMGen, code_losses
-from gvmgen.optimiser import adamw, learning_rate, load_state_tensors, set_learning_rate, state_tensors
+from gvmgen.data import Batch, SegmentLoader, Window, crop_window
+from gvmgen.flops import forward_flops
+from gvmgen.learnable import choose_learnable
+from gvmgen.model import code_losses
+from gvmgen.optimiser import adamw, learning_rate, set_learning_rate
 from gvmgen.runlog import RunLog, StepClock, StepReport
-from gvmgen.runs import MODEL_CONFIG, STATE, RunFolder, find_model
-from gvmgen.signals import StopRequest, is_launched
+from gvmgen.runs import STATE, RunFolder
+from gvmgen.saving import (
+    OPTIMISER,
+    BackgroundWriter,
+    HostCopy,
+    Snapshot,
+    load_training_tensors,
+    training_tensors,
+    weights_to_compose,
+)
+from gvmgen.signals import StopRequest
+from gvmgen.start import check_data, identity, initial_model, make_accelerator, summary
 from shards.reader import ShardSet
-from shards.spec import fingerprint_differences
+from shards.spec import FEATURES
 
-OPTIMISER = "optimizer.safetensors"
-MUSICGEN_LICENCE = "CC-BY-NC-4.0, as MusicGen's weights that it was trained from"
 MAX_SKIPPED = 20  # steps in a row whose gradient is not finite, before the run gives up
 
 
@@ -43,7 +54,7 @@ def train(config: TrainConfig, *, accept_changes: bool = False, dry_run: bool = 
     """Train until the last step or a stop signal; resume where the run's folder has a checkpoint.
 
     Raises ShardError where there are no shards to read, ValueError where data, settings and model do not fit
-    each other or the run's folder.
+    each other or the run's folder, OSError where a checkpoint cannot be written or a process is lost.
     """
     shards = Path(config.data) / "shards"
     train_set, test_set = ShardSet.open(shards, "train"), ShardSet.open(shards, "test")
@@ -55,75 +66,9 @@ def train(config: TrainConfig, *, accept_changes: bool = False, dry_run: bool = 
         folder.settle(identity(train_set, config), accept_changes)
     accelerator.wait_for_everyone()
     checkpoint = None if dry_run else folder.latest()
-    trainer = Trainer(config, accelerator, folder, train_set, test_set, checkpoint)
+    trainer = Trainer(config, accelerator, folder, train_set, test_set)
+    trainer.start(checkpoint, accept_changes)
     trainer.rehearse() if dry_run else trainer.run()
-
-
-def check_data(train_set: ShardSet, config: TrainConfig) -> None:
-    """Raise ValueError unless the preset's network can read these shards."""
-    where = Path(config.data) / "shards"
-    if not len(train_set):
-        raise ValueError(f"{where}: no segment of the train split. Make more: gvm-prep encode --shards 0-99")
-    width = train_set.samples[0].record.fields["features.npy"].shape[-1]
-    wanted = config.model_config.feature_dim
-    if width != wanted:
-        raise ValueError(
-            f"{where}: features are {width} wide, preset {config.preset} reads {wanted}. They were made with "
-            f"another --preset: train with that one, or encode again with --preset {config.preset}"
-        )
-
-
-def identity(train_set: ShardSet, config: TrainConfig) -> dict[str, Any]:
-    """What makes a run the run it is; a resumed one must have the same."""
-    return {
-        "train": config.recipe,
-        "model": config.model_config.to_json(),
-        "plan_hash": train_set.plan_hash,
-        "encoders": dict(train_set.fingerprint),
-    }
-
-
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Device, processes and precision; what we leave open, `accelerate launch` or its config decides."""
-    precision: str | None = config.precision
-    if precision == "auto":
-        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        precision = "bf16" if has_bf16 else None
-    trackers = ["tensorboard"] if importlib.util.find_spec("tensorboard") else None
-    accelerator = Accelerator(mixed_precision=precision, log_with=trackers, project_dir=config.run_folder)
-    if accelerator.device.type == "cpu" and accelerator.num_processes == 1 and is_launched():
-        torch.set_num_threads(num_cores())  # `accelerate launch` set it to one
-    return accelerator
-
-
-def num_cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def initial_model(config: TrainConfig) -> tuple[GVMGen, ModelInfo]:
-    """The network before its first step, float32: `init`'s weights, else random ones fixed by the seed."""
-    torch.manual_seed(config.seed)
-    if config.init is None:
-        return GVMGen(config.model_config), ModelInfo(preset=config.preset)
-    if not is_gvmgen(Path(config.init)):
-        model, _ = import_musicgen(config.init, config.model_config)
-        return model, ModelInfo(preset=config.preset, licence=MUSICGEN_LICENCE)
-    model, info = load_model(find_model(config.init, Path(config.runs), None), dtype=torch.float32)
-    differences = fingerprint_differences(model.config.to_json(), config.model_config.to_json())
-    if differences:
-        raise ValueError(f"--init {config.init} is another network than asked for: {'; '.join(differences)}")
-    return model, info
-
-
-def is_gvmgen(path: Path) -> bool:
-    """Whether weights to start from are a GVMGen: ours, a run's, its authors'. Else they are MusicGen's."""
-    if (path / "checkpoints").is_dir() or is_official(path):
-        return True
-    config = path / MODEL_CONFIG
-    return config.is_file() and "format_version" in json.loads(config.read_text())
 
 
 class Trainer:
@@ -136,22 +81,35 @@ class Trainer:
         folder: RunFolder,
         train_set: ShardSet,
         test_set: ShardSet,
-        checkpoint: Path | None,
     ) -> None:
         self.config, self.accelerator, self.folder = config, accelerator, folder
         self.train_set, self.test_set = train_set, test_set
         self.loader = self.make_loader(train_set)
+        can_test = len(test_set) >= accelerator.num_processes
+        self.test_loader = self.make_loader(test_set) if can_test else None
         self.num_steps = config.steps or -(-config.epochs * len(train_set) // config.batch_size)
+        self.is_sharded = accelerator.distributed_type == DistributedType.FSDP
+        self.step = self.num_samples = 0  # done, taken from the data
+        self.num_skipped = 0  # steps in a row
+        self.best: dict[str, Any] | None = None  # step and loss of the best validation
+        self.host, self.writer = HostCopy(), BackgroundWriter()
+
+    def start(self, checkpoint: Path | None, accept_changes: bool) -> None:
+        """Have network and optimiser on the device, new or as a checkpoint holds them."""
         if checkpoint is None:
-            self.network, self.origin = initial_model(config)
+            self.network, self.origin = initial_model(self.config, self.train_set.fingerprint)
         else:
             self.network, self.origin = load_model(checkpoint, dtype=torch.float32)
-        self.model = accelerator.prepare(self.network)
-        self.optimiser = accelerator.prepare(adamw(self.network, config))
-        self.step = 0  # steps done
-        self.num_skipped = 0  # in a row
+        choose_learnable(self.network, self.config)
+        self.network.decoder.recompute_layers = self.config.recompute
+        if self.config.compile:
+            for layer in self.network.decoder.layers:
+                layer.compile()
+        optimiser = adamw(self.network, self.config, self.accelerator.device)
+        self.model, self.optimiser = self.accelerator.prepare(self.network, optimiser)
+        self.average = Average(self.network, self.config.ema) if self.config.ema else None
         if checkpoint is not None:
-            self.restore(checkpoint)
+            self.restore(checkpoint, accept_changes)
         self.saved = self.step  # of the newest checkpoint
 
     def make_loader(self, shards: ShardSet) -> SegmentLoader:
@@ -165,6 +123,7 @@ class Trainer:
             world_size=accelerator.num_processes,
             pieces=config.grad_accum,
             device=accelerator.device,
+            on_corrupt="substitute" if config.on_corrupt == "substitute" else "stop",
         )
 
     def make_log(self) -> RunLog:
@@ -176,15 +135,22 @@ class Trainer:
             log.say(self.summary())
             try:
                 self.take_steps(stop, log)
+                self.save()
             except ValueError:  # a corrupt sample, a gradient that stays infinite: keep what was learned
-                self.save_unless_saved()
+                self.save()
                 raise
             except torch.OutOfMemoryError as error:
                 raise ValueError(
                     f"{self.accelerator.device} is out of memory in step {self.step + 1}. Cut the batch into "
-                    f"pieces with --grad-accum, or shorten segments with --crop-s ({error})"
+                    f"pieces with --grad-accum, forget activations with --recompute, or shorten segments "
+                    f"with --crop-s ({error})"
                 ) from error
-            self.save_unless_saved()
+            except RuntimeError as error:
+                if not is_lost_process(error):
+                    raise
+                raise OSError(self.lost_process()) from error
+            finally:
+                self.writer.wait()
             self.accelerator.wait_for_everyone()
             log.say(self.farewell(stop))
 
@@ -192,18 +158,20 @@ class Trainer:
         pieces = iter(self.loader)
         while self.step < self.num_steps and not self.is_asked_to_stop(stop):
             log.step(self.training_step(pieces))
-            if self.step % self.config.save_every == 0:
-                self.save_unless_saved()
-            if self.is_time_to_evaluate():
-                log.test(self.step, self.evaluate())
+            log.substituted(self.loader.substituted)
+            self.writer.check()
+            is_best = self.is_time_to_evaluate() and self.is_best(log)
+            if is_best or self.step % self.config.save_every == 0:
+                self.save(is_best)
 
     def training_step(self, pieces: Iterator[Batch]) -> StepReport:
         """One optimiser step on this process's share of the global batch, in `grad_accum` pieces."""
         clock = StepClock()
         rate = learning_rate(self.step, self.num_steps, self.config)
         set_learning_rate(self.optimiser, rate)
-        counts = self.code_counts()  # [K]
-        sums = torch.zeros_like(counts)
+        windows = self.windows()
+        planned = self.code_counts(windows)  # [K]
+        sums, counts = torch.zeros_like(planned), torch.zeros_like(planned)
         self.model.train()
         for number in range(self.config.grad_accum):
             with clock.waiting():
@@ -211,26 +179,47 @@ class Trainer:
             self.seed_dropout(number)
             with self.syncing(number == self.config.grad_accum - 1):
                 losses = self.summed_losses(self.model, piece, self.drawn_blind(piece["keys"]))  # [K]
-                # DDP averages the processes' gradients, `counts` are those of all processes together
-                self.accelerator.backward((losses / counts).mean() * self.accelerator.num_processes)
+                # DDP averages the processes' gradients, `planned` are the codes of all processes together
+                self.accelerator.backward((losses / planned).mean() * self.accelerator.num_processes)
             sums += losses.detach()
+            counts += predicted_codes(piece)
         grad_norm = self.update()
         self.step += 1
-        per_codebook = (self.accelerator.reduce(sums) / counts).tolist()
-        return StepReport(self.step, per_codebook, rate, grad_norm, int(counts.sum()), *clock.read())
+        self.num_samples += self.config.batch_size
+        per_codebook = self.mean_over_processes(sums, counts)
+        num_codes, flops = int(planned.sum()), self.flops(windows)
+        return StepReport(self.step, per_codebook, rate, grad_norm, num_codes, flops, *clock.read())
 
-    def code_counts(self) -> Tensor:
-        """float32 [K]: codes of the global batch that the delay pattern lets the decoder predict."""
-        loader, first = self.loader, self.step * self.config.batch_size
+    def windows(self) -> list[Window]:
+        """What the global batch of this step shows; a substitute may show less."""
+        loader, first = self.loader, self.num_samples
         draws = [loader.plan.draw(first + i) for i in range(self.config.batch_size)]
-        refs = [self.train_set.samples[draw.index] for draw in draws]
-        windows = [
-            crop_window(ref, loader.crop_s, self.config.seed, draw.epoch)
-            for ref, draw in zip(refs, draws, strict=True)
+        return [
+            crop_window(self.train_set.samples[draw.index], loader.crop_s, self.config.seed, draw.epoch)
+            for draw in draws
         ]
+
+    def code_counts(self, windows: list[Window]) -> Tensor:
+        """float32 [K]: codes that the delay pattern lets the decoder predict."""
         ks = range(self.network.config.num_codebooks)
         counts = [sum(max(0, window.num_code_frames - k) for window in windows) for k in ks]
         return torch.tensor(counts, dtype=torch.float32, device=self.accelerator.device)
+
+    def flops(self, windows: list[Window]) -> float:
+        """Of the network, forward and backward: all weights pass gradients on, those that learn get some."""
+        sizes = [(p.numel(), p.requires_grad) for p in self.network.parameters()]
+        learns = sum(size for size, does in sizes if does) / sum(size for size, _ in sizes)
+        num_patches = self.train_set.samples[0].record.fields[FEATURES].shape[1]
+        config = self.network.config
+        return (2 + learns) * sum(
+            forward_flops(config, window.num_frames, num_patches, window.num_code_frames)
+            for window in windows
+        )
+
+    def mean_over_processes(self, sums: Tensor, counts: Tensor) -> list[float]:
+        """Sums and counts [K] of each process -> the mean of all of them."""
+        sums, counts = self.accelerator.reduce(torch.stack([sums, counts]))
+        return (sums / counts).tolist()
 
     def seed_dropout(self, piece: int) -> None:
         """Make a piece's random numbers a pure function of seed, step, process and piece: resume is exact."""
@@ -268,6 +257,8 @@ class Trainer:
         scales = self.accelerator.scaler is not None  # fp16: the scaler skips such a step, and learns from it
         if scales or math.isfinite(norm):
             self.optimiser.step()
+        if self.average and math.isfinite(norm):
+            self.average.update()
         self.optimiser.zero_grad()
         self.num_skipped = 0 if math.isfinite(norm) else self.num_skipped + 1
         if self.num_skipped > MAX_SKIPPED:
@@ -279,20 +270,46 @@ class Trainer:
 
     def is_time_to_evaluate(self) -> bool:
         every = self.config.eval_every
-        return every > 0 and self.step % every == 0 and len(self.test_set) > 0
+        return every > 0 and self.step % every == 0 and self.test_loader is not None
+
+    def is_best(self, log: RunLog) -> bool:
+        """Validate; whether no step before had a lower loss."""
+        per_codebook = self.evaluate()
+        log.test(self.step, per_codebook)
+        loss = sum(per_codebook) / len(per_codebook)
+        if self.best is not None and loss >= self.best["loss"]:
+            return False
+        self.best = {"step": self.step, "loss": loss}
+        return True
 
     @torch.no_grad()
     def evaluate(self) -> list[float]:
-        """Loss of each codebook on the test split, over all processes."""
+        """Loss of each codebook on the test split, over all processes; of the averaged weights if any."""
         self.network.eval()
-        num_codebooks = self.network.config.num_codebooks
-        sums = torch.zeros(num_codebooks, device=self.accelerator.device)
+        sums = torch.zeros(self.network.config.num_codebooks, device=self.accelerator.device)
         counts = torch.zeros_like(sums)
-        for batch in self.make_loader(self.test_set).one_pass():
-            with self.accelerator.autocast():
-                sums += self.summed_losses(self.network, batch)
-            counts += predicted_codes(batch)
-        return (self.accelerator.reduce(sums) / self.accelerator.reduce(counts)).tolist()
+        with self.average.composing() if self.average else nullcontext():
+            for batch, is_new in self.test_batches():
+                with self.accelerator.autocast():
+                    losses = self.summed_losses(self.network, batch)
+                if is_new:
+                    sums += losses
+                    counts += predicted_codes(batch)
+        return self.mean_over_processes(sums, counts)
+
+    def test_batches(self) -> Iterator[tuple[Batch, bool]]:
+        """This process's share of the test split. One that has a batch less shows its last once more.
+
+        All processes then compute as often, as they must where they gather sharded weights together.
+        """
+        assert self.test_loader is not None
+        batch: Batch | None = None
+        own = self.test_loader.one_pass()
+        for _ in range(self.test_loader.rounds_of_one_pass):
+            following = next(own, None)
+            batch = following or batch
+            assert batch is not None, "as many test segments as processes"
+            yield batch, following is not None
 
     def is_asked_to_stop(self, stop: StopRequest) -> bool:
         """Whether any process was asked to stop; all of them learn of it in the same step."""
@@ -302,16 +319,21 @@ class Trainer:
         flag = torch.tensor(int(asked), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag) > 0)
 
-    def save_unless_saved(self) -> None:
-        """Have a checkpoint of this step on disk. Raises OSError where the disk is full; older ones stay."""
-        if self.accelerator.is_main_process and self.step != self.saved:
-            try:
-                self.folder.save(self.step, self.write_checkpoint, self.config.keep_last)
-            except SafetensorError as error:
-                raise OSError(f"{self.folder.checkpoints}: cannot write step {self.step}: {error}") from error
+    def save(self, is_best: bool = False) -> None:
+        """Have a checkpoint of this step, written beside the steps that follow.
+
+        Raises OSError where the one before could not be written; older ones stay.
+        """
+        if self.step == self.saved:
+            return
+        self.writer.wait()  # its tensors lie where the next ones go
+        if self.accelerator.is_main_process or self.is_sharded:
+            snapshot = self.snapshot()
+        if self.accelerator.is_main_process:
+            self.writer.start(partial(self.write, snapshot, self.step, is_best))
         self.saved = self.step
 
-    def write_checkpoint(self, folder: Path) -> None:
+    def snapshot(self) -> Snapshot:
         info = replace(
             self.origin,
             preset=self.config.preset,
@@ -320,65 +342,104 @@ class Trainer:
             trained=self.step > 0,
             provenance={"data": self.train_set.plan_hash, "train": self.config.recipe},
         )
-        save_model(folder, self.network, info)
-        save_file(state_tensors(self.network, self.optimiser.optimizer), folder / OPTIMISER)
         scaler = self.accelerator.scaler
         state = {
             "step": self.step,
-            "samples": self.step * self.config.batch_size,
+            "samples": self.num_samples,
             "data": self.loader.state,
+            "best": self.best,
             "scaler": None if scaler is None else scaler.state_dict(),
         }
-        (folder / STATE).write_text(json.dumps(state, indent=2) + "\n")
+        weights = weights_to_compose(self.network, self.average)
+        training = training_tensors(self.network, self.optimiser.optimizer, self.average)
+        keep = self.accelerator.is_main_process
+        return Snapshot(
+            self.host.take(weights, keep=keep),
+            self.host.take(training, keep=keep),
+            self.network.config,
+            info,
+            state,
+        )
 
-    def restore(self, checkpoint: Path) -> None:
-        """Go on where a checkpoint was written; the network has its weights already."""
+    def write(self, snapshot: Snapshot, step: int, is_best: bool) -> None:
+        try:
+            self.folder.save(step, snapshot.write, self.config.keep_last, is_best=is_best)
+        except OSError as error:
+            raise OSError(
+                f"{self.folder.checkpoints}: cannot write step {step}: {error}. The checkpoints before it "
+                "are whole: make room, and the same command goes on from the newest"
+            ) from error
+
+    def restore(self, checkpoint: Path, accept_changes: bool) -> None:
+        """Go on where a checkpoint was written; the network has the weights that compose already.
+
+        Raises ValueError where it is of other data or another seed, unless that is accepted.
+        """
         state = json.loads((checkpoint / STATE).read_text())
-        tensors = load_file(checkpoint / OPTIMISER)
-        load_state_tensors(self.network, self.optimiser.optimizer, tensors, str(checkpoint / OPTIMISER))
-        self.step = state["step"]
-        epoch, consumed = divmod(self.step * self.config.batch_size, len(self.train_set))
-        self.loader.load_state(self.loader.state | {"epoch": epoch, "samples_consumed": consumed})
+        if accept_changes:
+            self.loader.seek(state["samples"])
+        else:
+            self.loader.load_state(state["data"])
+        load_training_tensors(
+            self.network,
+            self.optimiser.optimizer,
+            self.average,
+            load_file(checkpoint / OPTIMISER),
+            str(checkpoint / OPTIMISER),
+        )
+        self.step, self.num_samples = state["step"], state["samples"]
+        self.best = state.get("best")
         if state["scaler"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def lost_process(self) -> str:
+        """Save what this process knows by itself, and say what happened."""
+        if not self.is_sharded:
+            self.save()
+        return (
+            f"{self.folder.path}: another process of this run is gone after step {self.step}. Its own "
+            "message or the system's log says why; the same command goes on from the newest checkpoint"
+        )
 
     def rehearse(self) -> None:
         """One step whose result is thrown away: do data, settings and memory suffice?"""
         report = self.training_step(iter(self.loader))
         self.accelerator.print(
             f"{self.summary()}\n"
-            f"One step took {report.seconds:.1f} s, loss {report.loss:.3f}; nothing was written"
+            f"One step took {report.seconds:.1f} s and {peak_memory(self.accelerator.device) / 1e9:.1f} GB, "
+            f"loss {report.loss:.3f}; nothing was written"
         )
 
     def summary(self) -> str:
-        """What is about to be trained, on what."""
-        config, accelerator = self.config, self.accelerator
-        size = sum(parameter.numel() for parameter in self.network.parameters())
-        lines = [
-            f"{self.folder.path}: {config.preset}, {size / 1e6:.1f} M parameters; "
-            f"{len(self.train_set)} segments to train on, {len(self.test_set)} to test on",
-            f"{self.num_steps} steps of {config.batch_size} segments on {accelerator.num_processes} x "
-            f"{accelerator.device.type}, {accelerator.mixed_precision} mixed precision",
-        ]
-        if self.step:
-            lines.append(f"Resumes at step {self.step}")
-        if config.eval_every and not len(self.test_set):
-            lines.append("Note: no segment of the test split here, so there will be no validation")
-        if self.num_steps <= config.warmup_steps:
-            peak = learning_rate(self.num_steps - 1, self.num_steps, config)
-            lines.append(
-                f"Note: warm-up takes {config.warmup_steps} steps, the run only {self.num_steps}: "
-                f"the learning rate gets no higher than {peak:.1e}. "
-                f"For little data: --lr 1e-3 --warmup-steps {self.num_steps // 10}"
-            )
-        return "\n".join(lines)
+        return summary(
+            self.config,
+            self.accelerator,
+            self.network,
+            (len(self.train_set), len(self.test_set)),
+            (self.step, self.num_steps),
+        )
 
     def farewell(self, stop: StopRequest) -> str:
         """Why the run ends, and how to go on."""
         if self.step < self.num_steps:
             why = f"Stopped ({stop.reason() or 'another process was asked to'}) after step {self.step} of "
             return f"{why}{self.num_steps}, saved. The same command goes on from there"
-        return f"{self.folder.path} is complete: {self.step} steps. Compose: gvm-gen video.mp4 -o out.wav"
+        best = f" --model {self.folder.best}" if self.best else ""
+        return (
+            f"{self.folder.path} is complete: {self.step} steps. Compose: gvm-gen video.mp4 -o out.wav{best}"
+        )
+
+
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether processes could not exchange tensors. Gloo has no error class of its own."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes this process held: of the GPU it computes on, else of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def predicted_codes(batch: Batch) -> Tensor:

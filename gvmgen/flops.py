@@ -1,0 +1,64 @@
+"""How much arithmetic a step is, and how much this machine could do: model FLOP utilisation.
+
+F video frames, P patches, Q queries, D width, H heads, T code frames, M length of the visual memory.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from gvmgen.config import ModelConfig
+
+
+def forward_flops(config: ModelConfig, num_frames: int, num_patches: int, num_code_frames: int) -> float:
+    """Floating point operations of one segment through the network, a multiplication with addition is two."""
+    memory = num_frames * config.conditions_per_frame
+    return 2.0 * (
+        num_frames * _frame_products(config, num_patches)
+        + config.num_layers * _layer_products(config, num_code_frames, memory)
+        + num_code_frames * config.dim * config.num_codebooks * config.codebook_size
+    )
+
+
+def _frame_products(config: ModelConfig, num_patches: int) -> int:
+    """Multiplications of the feature transformation for one frame."""
+    width, queries, every = config.feature_dim, config.num_queries, config.spatial_cross_attention_every
+    out = config.conditions_per_frame * config.projection_dim * (width + config.dim)
+    if not every:
+        return out
+
+    def attention(num_seen: int) -> int:
+        looks = 2 * config.transformation_num_heads * queries * num_seen * width
+        return 5 * queries * width**2 + looks
+
+    num_layers, num_cross = config.transformation_num_layers, -(-config.transformation_num_layers // every)
+    own = num_layers * (attention(queries) + 4 * queries * width**2)
+    return own + num_cross * attention(num_patches) + out
+
+
+def _layer_products(config: ModelConfig, num_steps: int, memory: int) -> int:
+    """Multiplications of one decoder layer. A step attends to half of the steps on average."""
+    width = config.dim
+    linear = (4 + 2 * config.feed_forward_scale) * num_steps * width**2
+    products = linear + num_steps**2 * width
+    if config.temporal_cross_attention:
+        products += 2 * (num_steps + memory) * width**2 + 2 * num_steps * memory * width
+    return products
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a matrix product here and now: the best of three."""
+    size = 8192 if device.type == "cuda" else 1024
+    matrix = torch.ones(size, size, device=device, dtype=dtype)
+    seconds = min(_timed_product(matrix) for _ in range(4))  # the first one warms up
+    return 2 * size**3 / seconds
+
+
+def _timed_product(matrix: torch.Tensor) -> float:
+    start = time.perf_counter()
+    product = matrix @ matrix
+    if product.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

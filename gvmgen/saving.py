@@ -1,0 +1,163 @@
+"""What a checkpoint holds, and how it comes to disk while the run goes on.
+
+model.safetensors, config.json   what composes: the averaged weights where there are some, adapters merged
+optimizer.safetensors            per parameter its moments; also its own value where the model's is another
+state.json                       where the run stands, written last
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from gvmgen.average import Average
+from gvmgen.checkpoint import ModelInfo, save_weights
+from gvmgen.config import ModelConfig
+from gvmgen.learnable import composing_weights, is_adapted
+from gvmgen.model import GVMGen
+from gvmgen.runs import STATE
+
+OPTIMISER = "optimizer.safetensors"
+VALUE, AVERAGE = "value", "average"  # beside a parameter's moments
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run between two steps, in host memory."""
+
+    weights: Mapping[str, Tensor]
+    training: Mapping[str, Tensor]
+    config: ModelConfig
+    info: ModelInfo
+    state: Mapping[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Fill a checkpoint's folder. Raises OSError where the disk is full."""
+        try:
+            save_weights(folder, dict(self.weights), self.config, self.info)
+            save_file(dict(self.training), folder / OPTIMISER)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        (folder / STATE).write_text(json.dumps(self.state, indent=2) + "\n")
+
+
+class HostCopy:
+    """Copies tensors into host memory that it uses again; page-locked where a GPU sends them."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def take(self, tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+        """The tensors, whole, as they are now. A sharded one is gathered, for which all processes must call.
+
+        keep: whether this process wants them. They are valid until the next call.
+        """
+        for name, tensor in tensors.items():
+            all_of_it = whole(tensor.detach())
+            if keep:
+                self._place(name, all_of_it).copy_(all_of_it, non_blocking=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return {name: self._memory[name] for name in tensors} if keep else {}
+
+    def _place(self, name: str, tensor: Tensor) -> Tensor:
+        if name not in self._memory:
+            self._memory[name] = torch.empty(
+                tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=tensor.is_cuda
+            )
+        return self._memory[name]
+
+
+class BackgroundWriter:
+    """One write at a time, in a thread. Its error comes out where the run next looks."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "write-checkpoint")
+        self._pending: Future[Any] | None = None
+
+    def start(self, write: Callable[[], Any]) -> None:
+        self.wait()
+        self._pending = self._thread.submit(write)
+
+    def check(self) -> None:
+        """Raise what a finished write raised; an unfinished one goes on."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor of which this process may hold a shard."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """This process's part of a whole tensor, as it holds the parameter."""
+    tensor = tensor.to(parameter.device)
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
+    return tensor
+
+
+def weights_to_compose(network: GVMGen, average: Average | None) -> dict[str, Tensor]:
+    with average.composing() if average else nullcontext():
+        return dict(composing_weights(network))
+
+
+def training_tensors(
+    network: GVMGen, optimiser: torch.optim.Optimizer, average: Average | None
+) -> dict[str, Tensor]:
+    """What it takes to go on, as `<parameter>/<moment>`: no pickle, and no order of parameters to keep."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in network.named_parameters():
+        tensors |= {f"{name}/{moment}": x for moment, x in optimiser.state.get(parameter, {}).items()}
+        if is_adapted(name) or (average and name in average.tensors):
+            tensors[f"{name}/{VALUE}"] = parameter
+        if average and name in average.tensors:
+            tensors[f"{name}/{AVERAGE}"] = average.tensors[name]
+    return tensors
+
+
+@torch.no_grad()
+def load_training_tensors(
+    network: GVMGen,
+    optimiser: torch.optim.Optimizer,
+    average: Average | None,
+    tensors: Mapping[str, Tensor],
+    where: str,
+) -> None:
+    """Undo `training_tensors`. Raises ValueError where a tensor is of no parameter or of another shape."""
+    parameters = dict(network.named_parameters())
+    for name, tensor in tensors.items():
+        parameter_name, kind = name.rsplit("/", 1)
+        parameter = parameters.get(parameter_name)
+        if parameter is None or (tensor.ndim and tensor.shape != parameter.shape):
+            raise ValueError(f"{where}: {name} {list(tensor.shape)} is of no parameter of this model")
+        if kind == VALUE:
+            parameter.copy_(sharded_like(tensor, parameter))
+        elif kind == AVERAGE and average:
+            average.tensors[parameter_name].copy_(sharded_like(tensor, parameter))
+        elif kind != AVERAGE:
+            optimiser.state[parameter][kind] = _moment(tensor, kind, parameter)
+
+
+def _moment(tensor: Tensor, kind: str, parameter: Tensor) -> Tensor:
+    if kind != "step":
+        return sharded_like(tensor, parameter)
+    return tensor.to(parameter.device if parameter.is_cuda else "cpu")
