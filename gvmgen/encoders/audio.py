@@ -69,6 +69,12 @@ class AudioCodec:
         return _run(layers[split:], latent)
 
     @torch.inference_mode()
+    def latents(self, codes: Tensor) -> Tensor:
+        """The quantised latents that codes stand for. int64 [B, K, T] -> float32 [B, T, D]."""
+        latents = self._codec.quantizer.decode(codes.to(self._device).transpose(0, 1))  # [B, D, T]
+        return latents.transpose(1, 2)
+
+    @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
         """The whole waveform of codes. int64 [B, K, T] -> float32 [B, N], N = 640 T."""
         layers = list(self._codec.decoder.layers)
