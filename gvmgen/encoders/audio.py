@@ -69,7 +69,7 @@ class AudioCodec:
         return _run(layers[split:], latent)
 
     @torch.inference_mode()
-    def latents(self, codes: Tensor) -> Tensor:
+    def dequantise(self, codes: Tensor) -> Tensor:
         """The quantised latents that codes stand for. int64 [B, K, T] -> float32 [B, T, D]."""
         latents = self._codec.quantizer.decode(codes.to(self._device).transpose(0, 1))  # [B, D, T]
         return latents.transpose(1, 2)
