@@ -92,13 +92,13 @@ def read_media(segment: Segment, path: Path, encoders: Encoders, cache: FeatureC
     with stage("cache"):
         cached = {} if cache is None else cache.source(segment).read(frames_of(segment))
     with stage("frames"):
-        frames = _read_frames(path, [f for f in frames_of(segment) if f not in cached], encoders)
+        frames = read_pictures(path, [f for f in frames_of(segment) if f not in cached], encoders)
     with stage("waveform"):
         waveform = read_waveform(path, segment.start_s, segment.duration_s, SAMPLE_RATE)
     return Media(frames, cached, waveform)
 
 
-def _read_frames(path: Path, wanted: list[int], encoders: Encoders) -> dict[int, Tensor]:
+def read_pictures(path: Path, wanted: list[int], encoders: Encoders) -> dict[int, Tensor]:
     """CLIP's input by frame, from the first wanted to the last."""
     if not wanted:
         return {}

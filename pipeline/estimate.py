@@ -16,9 +16,9 @@ SPEED_SHARDS = 20  # the latest ones tell the speed
 FULL_FEATURE_DIM = 1024  # CLIP ViT-L/14@336, the publication's
 
 
-def num_bytes(shards: Iterable[ShardPlan], feature_dim: int) -> int:
-    """Bytes that the shards take: their float16 features; all else is less than a hundredth of it."""
-    return planned_frames(shards) * NUM_PATCHES * feature_dim * 2
+def num_bytes(shards: Iterable[ShardPlan], feature_dim: int, is_int8: bool = False) -> int:
+    """Bytes that the shards take: their features; all else is less than a hundredth of it."""
+    return planned_frames(shards) * NUM_PATCHES * feature_dim * (1 if is_int8 else 2)
 
 
 def feature_dim(records: Iterable[ShardRecord], preset: str) -> int:

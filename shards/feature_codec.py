@@ -10,6 +10,7 @@ Dimensions: F video frames, P patches, D feature width.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -33,12 +34,6 @@ class Int8Codec:
         scales = np.clip(largest.astype(np.float32) / (TOP_LEVEL - 1), SMALLEST_SCALE, LARGEST_SCALE)
         return cls(tuple(scales.astype(np.float16).tolist()))
 
-    @property
-    def fingerprint(self) -> dict[str, Any]:
-        """Plain JSON for commit records, beside the encoders'."""
-        sha256 = hashlib.sha256(self._scales.tobytes()).hexdigest()
-        return {"features": {"codec": "int8 per channel", "scales_sha256": sha256}}
-
     def encode(self, features: np.ndarray) -> np.ndarray:
         """Nearest levels. float16 [F, P, D] -> int8 [F, P, D]. Raises ValueError for another width."""
         if features.shape[-1] != len(self.scales):
@@ -59,6 +54,14 @@ class Int8Codec:
     @cached_property
     def _scales(self) -> np.ndarray:
         return np.array(self.scales, np.float32)
+
+
+def with_codec(encoders: Mapping[str, Any], codec: Int8Codec | None) -> dict[str, Any]:
+    """The fingerprint of shards: the encoders', and how the features lie where not as float16."""
+    if codec is None:
+        return dict(encoders)
+    sha256 = hashlib.sha256(np.array(codec.scales, np.float32).tobytes()).hexdigest()
+    return {**encoders, "features": {"codec": "int8 per channel", "scales_sha256": sha256}}
 
 
 def num_saturated(levels: np.ndarray) -> int:

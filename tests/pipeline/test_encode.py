@@ -1,15 +1,10 @@
-"""From the manifest to shards: what is made, skipped, retried, and what a kill costs."""
+"""From the manifest to shards: what is made, skipped and retried."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import random
 import shutil
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,60 +12,16 @@ import torch
 import webdataset
 
 from gvmgen.encoders.media import read_frames, read_waveform
-from gvmgen.encoders.presets import ENCODER_PRESETS
-from pipeline.crawl import CrawlConfig, crawl
+from pipeline.crawl import crawl
 from pipeline.encode import Encoders
 from pipeline.folder import DataFolder
-from pipeline.run import Report, encode
-from pipeline.selection import EncodeConfig, foresee
+from pipeline.selection import foresee
 from pipeline.verification import set_aside_broken
 from shards.reader import ShardSet
 from shards.record import ShardRecord
 from shards.spec import ShardError, record_path, tar_path
+from tests.pipeline.encode_runs import CONFIG, CRAWL, NUM_SEGMENTS, NUM_SOURCE_FRAMES, Bytes, run, written
 from tests.pipeline.made_videos import make_video
-
-CONFIG = EncodeConfig(preset="pocket", device="cpu")
-CRAWL = CrawlConfig(segment_s=2, stride_s=1, min_s=1.0, num_shards=3)
-NUM_SOURCE_FRAMES = 3 + 4
-NUM_SEGMENTS = 2 + 3  # of 2 s, each a second later than the one before
-
-Bytes = dict[str, bytes]
-
-
-@pytest.fixture(scope="module")
-def crawled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with its videos and manifest; segments overlap by half."""
-    if not Path(ENCODER_PRESETS["pocket"].codec).is_dir():
-        pytest.skip("pocket's weights are not in this checkout")
-    root = tmp_path_factory.mktemp("crawled") / "data"
-    make_video(root / "videos" / "a.mp4", 3, 440)
-    make_video(root / "videos" / "b.mp4", 4, 550)
-    crawl([root / "videos"], root / "manifest.jsonl", CRAWL)
-    return root
-
-
-@pytest.fixture
-def data(crawled: Path, tmp_path: Path) -> DataFolder:
-    """A fresh copy of it."""
-    return DataFolder(shutil.copytree(crawled, tmp_path / "data"))
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(crawled: Path, tmp_path_factory: pytest.TempPathFactory) -> Bytes:
-    """What one run without trouble writes."""
-    data = DataFolder(shutil.copytree(crawled, tmp_path_factory.mktemp("uninterrupted") / "data"))
-    assert run(data).num_failed == 0
-    return written(data)
-
-
-def run(data: DataFolder, **changes: object) -> Report:
-    torch.set_num_threads(1)  # tests share the machine's cores
-    return encode(data, replace(CONFIG, **changes))  # type: ignore[arg-type]
-
-
-def written(data: DataFolder) -> Bytes:
-    """Every file that a shard consists of; locks are of no account."""
-    return {path.name: path.read_bytes() for path in data.shards.iterdir() if path.suffix != ".lock"}
 
 
 def failures(data: DataFolder) -> list[dict]:
@@ -279,52 +230,3 @@ def test_a_repair_keeps_sound_samples_even_where_the_source_is_gone(data: DataFo
     report = run(data, mend=set_aside_broken(data, deep=True))
     assert report.num_failed == 1
     assert len(ShardSet.open(data.shards)) == NUM_SEGMENTS - 1
-
-
-def start(data: DataFolder) -> multiprocessing.Process:
-    """A real process, forked from a server that has imported what takes seconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline.run", "webdataset", "zarr"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        process = context.Process(target=encode, args=(data, CONFIG))
-        process.start()
-    return process  # type: ignore[return-value]
-
-
-def entries(folder: Path) -> set[str]:
-    return {f"{root}/{name}" for root, folders, files in os.walk(folder) for name in folders + files}
-
-
-def kill_after(num_changes: int, process: multiprocessing.Process, folder: Path) -> bool:
-    """SIGKILL once so many files came or went; False where the process ended before."""
-    seen = entries(folder)
-    while process.is_alive():
-        time.sleep(0.002)  # leaves the core to the process
-        now = entries(folder)
-        num_changes -= len(now ^ seen)
-        seen = now
-        if num_changes <= 0:
-            process.kill()
-            process.join()
-            return True
-    return False
-
-
-def test_killed_anywhere_and_started_again_the_bytes_are_those_of_an_uninterrupted_run(
-    data: DataFolder, uninterrupted: Bytes
-) -> None:
-    moments = random.Random(0)
-    kills = [kill_after(moments.randint(1, 12), start(data), data.root) for _ in range(10)]
-    assert sum(kills) > 3
-    run(data)
-    assert written(data) == uninterrupted
-    assert not list(data.shards.glob(".*.tmp"))
-
-
-def test_two_processes_share_the_work_and_spoil_nothing(data: DataFolder, uninterrupted: Bytes) -> None:
-    pair = [start(data), start(data)]
-    for process in pair:
-        process.join()
-        assert process.exitcode == 0
-    assert written(data) == uninterrupted

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shards.feature_codec import LARGEST_SCALE, SMALLEST_SCALE, Int8Codec, num_saturated
+from shards.feature_codec import LARGEST_SCALE, SMALLEST_SCALE, Int8Codec, num_saturated, with_codec
 from shards.reader import ShardSet, stream
 from shards.record import ShardRecord
 from shards.spec import CODES, FEATURES, META, Sample, ShardError
@@ -36,8 +36,14 @@ SAMPLES = [sample("a"), sample("b", 3.5), sample("c")]
 def write(
     directory: Path, samples: Iterable[Sample] = SAMPLES, codec: Int8Codec | None = CODEC
 ) -> ShardRecord:
-    fingerprint = FINGERPRINT if codec is None else {**FINGERPRINT, **codec.fingerprint}
-    return write_shard(directory, 0, samples, plan_hash="plan", fingerprint=fingerprint, feature_codec=codec)
+    return write_shard(
+        directory,
+        0,
+        samples,
+        plan_hash="plan",
+        fingerprint=with_codec(FINGERPRINT, codec),
+        feature_codec=codec,
+    )
 
 
 def decoded(features: np.ndarray) -> np.ndarray:
