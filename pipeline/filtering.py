@@ -184,7 +184,7 @@ def _compare(data: DataFolder, book: ScoreBook) -> _Comparison:
     test_groups: set[str] = set()  # by the crawl; a group that joins another takes its split
     groups = Groups(lambda group: "test" if group in test_groups else "train")
     keys: list[str] = []
-    contents: list[str] = []
+    contents = array("Q")  # first 64 bits of the sources' hashes
     sizes = array("Q")
     has_scores: set[str] = set()
 
@@ -196,14 +196,14 @@ def _compare(data: DataFolder, book: ScoreBook) -> _Comparison:
             if row["split"] == "test":
                 test_groups.add(row["group"])
             keys.append(row["key"])
-            contents.append(content_name(row))
+            contents.append(int(content_name(row), 16))
             sizes.append(row["source_size"])
             sound, picture = scores.get("sound_print", ""), scores.get("picture_print", "")
-            yield Print(int(contents[-1], 16), row["duration_s"], sound, picture)
+            yield Print(contents[-1], row["duration_s"], sound, picture)
 
     again: dict[str, str] = {}
     for match in duplicates(prints()):
-        groups.join([contents[match.first], contents[match.second]])
+        groups.join(f"{contents[row]:016x}" for row in (match.first, match.second))
         if match.same_picture:
             best, other = sorted((match.first, match.second), key=lambda row: (-sizes[row], keys[row]))
             again.setdefault(keys[other], keys[best])

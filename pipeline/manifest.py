@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -26,6 +26,12 @@ class Source:
     source_sha256: str  # of the whole file: the content's identity, wherever the file lies
     source_duration_s: float
     about: dict[str, Any] = field(default_factory=dict)  # where it comes from: see pipeline/gather.py
+
+    def to_json(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+SOURCE_FIELDS = tuple(f.name for f in fields(Source))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +56,6 @@ class Segment(Source):
             "split": self.split,
             "start_s": self.start_s,
         }
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_json(cls, row: dict[str, Any], where: str) -> Self:
@@ -89,8 +92,8 @@ def frames_of(segment: Segment) -> range:
 
 
 def write_manifest(path: Path, segments: Iterable[Segment]) -> None:
-    """Replace the manifest at once, rows by key."""
-    write_rows(path, (s.to_json() for s in sorted(segments, key=lambda s: s.key)))
+    """Replace the manifest at once. The segments come by key."""
+    write_rows(path, (segment.to_json() for segment in segments))
 
 
 def require_manifest(path: Path) -> None:

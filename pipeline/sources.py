@@ -10,12 +10,12 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.containers import is_text, what_it_is
-from pipeline.manifest import Source
+from pipeline.manifest import SOURCE_FIELDS, Source
 from pipeline.parallel import ordered_map
 
 VIDEO_SUFFIXES = (
@@ -32,6 +32,10 @@ NO_VIDEO_MESSAGE = f"a video's name ends in {', '.join(VIDEO_SUFFIXES)}"
 NUM_THREADS = 8  # hashing waits for the disk, probing for both; Python's lock is free in either
 
 
+LEFT_OUT_FIELDS = ("reason", "message", "start_s", "duration_s")
+SETTLED = (NO_PICTURE, NO_SOUND)  # as long as the file stays; what cannot be read today may be tomorrow
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
     """A file, or a piece of one, that gives no segment, and why."""
@@ -43,51 +47,62 @@ class LeftOut:
     duration_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        row = asdict(self)
-        return row.pop("source") | row
+        return self.source.to_json() | {name: getattr(self, name) for name in LEFT_OUT_FIELDS}
 
 
 Look = Source | LeftOut
 
 
-def find_files(sources: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """(files to look at, files in folders whose names are no video's), each once, sorted.
+def look_of(row: dict[str, Any]) -> Look:
+    """The look that a row of the manifest, or of what was left out, came from. What has a hash can be cut."""
+    source = Source(**{name: row[name] for name in SOURCE_FIELDS if name in row})
+    if source.source_sha256:
+        return source
+    return LeftOut(source=source, **{name: row[name] for name in LEFT_OUT_FIELDS})
 
-    A source is a file, a folder (searched through, hidden names left aside) or a glob pattern.
+
+def is_settled(look: Look) -> bool:
+    """Whether it still holds as long as the file is unchanged."""
+    return look.reason in SETTLED if isinstance(look, LeftOut) else bool(look.source_sha256)
+
+
+def name_of(look: Look) -> str:
+    return look.source.source if isinstance(look, LeftOut) else look.source
+
+
+def find_files(place: Path) -> Iterator[tuple[Path, bool]]:
+    """(file, whether to look at it) of a file, a folder or a glob pattern, in order.
+
+    A folder is searched through, hidden names left aside; only files with a video's name are to be looked at.
     """
-    named: set[Path] = set()
-    in_folders: set[Path] = set()
-    for source in sources:
-        matches = [source] if source.exists() else _matches(source)
-        if not matches:
-            raise FileNotFoundError(f"{source}: no such file or folder, and no file matches it as a pattern")
-        for match in matches:
-            if match.is_dir():
-                in_folders.update(_walk(match))
-            else:
-                named.add(absolute(match))
-    videos = {path for path in in_folders if path.suffix.lower() in VIDEO_SUFFIXES}
-    return sorted(named | videos), sorted(in_folders - videos - named)
+    matches = [place] if place.exists() else sorted(_matches(place))
+    if not matches:
+        raise FileNotFoundError(f"{place}: no such file or folder, and no file matches it as a pattern")
+    for match in matches:
+        if match.is_dir():
+            yield from ((path, path.suffix.lower() in VIDEO_SUFFIXES) for path in _walk(match))
+        else:
+            yield absolute(match), True
 
 
-def look_at_all(paths: Iterable[Path], folder: Path, known: dict[str, Look]) -> Iterator[tuple[Look, bool]]:
-    """(what each file is, whether it had to be read), in order. `folder` is where the manifest lies."""
+def look_at_all(names: Iterable[tuple[str, Look | None]], folder: Path) -> Iterator[tuple[Look, bool]]:
+    """(what each file is, whether it had to be read), in order.
 
-    def look(path: Path) -> tuple[Look, bool]:
-        stat = path.stat()
-        name = source_name(path, folder)
-        before = known.get(name)
-        if before is not None and _unchanged(before, stat):
-            return before, False
+    names: the files, with what is known of them. folder: where the manifest lies.
+    """
+
+    def look(item: tuple[str, Look | None]) -> tuple[Look, bool]:
+        name, known = item
+        path = folder / name  # an absolute name replaces the folder
+        try:
+            stat = path.stat()
+        except OSError as error:
+            return LeftOut(source=unseen(name), reason=UNREADABLE, message=str(error)), True
+        if known is not None and _unchanged(known, stat):
+            return known, False
         return _look_at(path, name, stat), True
 
-    yield from ordered_map(look, paths, NUM_THREADS)
-
-
-def not_a_video(path: Path, folder: Path) -> LeftOut:
-    """The row of a file that nobody looks into."""
-    source = _source(source_name(path, folder), path.lstat())
-    return LeftOut(source=source, reason=NO_VIDEO_NAME, message=NO_VIDEO_MESSAGE)
+    yield from ordered_map(look, names, NUM_THREADS)
 
 
 def source_name(path: Path, folder: Path) -> str:
@@ -148,8 +163,8 @@ def _matches(pattern: Path) -> list[Path]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     for root, folders, names in os.walk(absolute(folder)):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(root, name) for name in names if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
 
 
 def absolute(path: Path) -> Path:

@@ -13,13 +13,12 @@ def read_local(spec: str) -> Iterator[Offer]:
     """The videos that `find_files` finds. The folder below the named one is the kind: `videos/MV/a.mp4`
     is an MV."""
     place = Path(spec).expanduser()
-    videos, others = find_files([place])
-    for path in others:
-        yield Problem(location=str(path), origin=spec, reason=NO_VIDEO_MESSAGE, status=NO_VIDEO_NAME)
-    for path in videos:
-        yield Candidate(
-            location=str(path), origin=spec, source_name=_source_name(place, path), kind=_kind(place, path)
-        )
+    for path, is_video in find_files(place):
+        if is_video:
+            source_name = _source_name(place, path)
+            yield Candidate(location=str(path), origin=spec, source_name=source_name, kind=_kind(place, path))
+        else:
+            yield Problem(location=str(path), origin=spec, reason=NO_VIDEO_MESSAGE, status=NO_VIDEO_NAME)
 
 
 def _source_name(place: Path, path: Path) -> str:

@@ -23,10 +23,21 @@ DATA_SETS: dict[str, Callable[[str], Iterator[Offer]]] = {
 LABELS = ("kind", "style", "licence", "terms")
 
 
+def refuse_missing(specs: Iterable[str], access: Access) -> None:
+    """Raise FileNotFoundError for a local source that is not there: a slip of the pen costs no fetching."""
+    for spec in specs:
+        try:
+            is_local = reader_of(spec, access) is local.read_local
+        except ValueError:  # of a kind that nobody knows: a row, when it is read
+            continue
+        if is_local:
+            next(local.read_local(spec), None)
+
+
 def read_offers(specs: Iterable[str], access: Access) -> Iterator[Offer]:
     """Every offer of every source; a source that cannot be read is one Problem, and the others go on.
 
-    Raises FileNotFoundError for a local source that is not there: a slip of the pen stops a command at once.
+    Raises FileNotFoundError for a local source that is not there.
     """
     for spec in specs:
         try:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.crawl import CrawlConfig, Piece, crawl, cut, left_out_path
+from pipeline.crawl import crawl, left_out_path
+from pipeline.cutting import CrawlConfig, Piece, cut
 from pipeline.manifest import Source, read_manifest, source_path, split_of
 from pipeline.sources import LeftOut
 from tests.pipeline.made_videos import make_video
@@ -129,7 +130,9 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_without_videos_is_refused_with_the_names_that_count(tmp_path: Path) -> None:
     (tmp_path / "README.md").touch()
-    with pytest.raises(ValueError, match=r"no video among 1 files.*\.mp4"):
+    with pytest.raises(
+        ValueError, match=r"no video there; 1 problems, the first: a video's name ends in .*\.mp4"
+    ):
         crawl([tmp_path], tmp_path / "manifest.jsonl", CONFIG)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.crawl import CrawlConfig, crawl
+from pipeline.crawl import crawl
+from pipeline.cutting import CrawlConfig
 from pipeline.filtering import DEFAULT_KEEP, FilterConfig, decide_again, filter_manifest
 from pipeline.folder import DataFolder
 from pipeline.manifest import read_manifest

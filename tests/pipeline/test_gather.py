@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.crawl import CrawlConfig, left_out_path
+from pipeline.crawl import crawl, left_out_path
+from pipeline.cutting import CrawlConfig
 from pipeline.download import Access, Limits
-from pipeline.gather import crawl_sources
 from pipeline.jsonl import read_rows
 from tests.pipeline.made_server import Site, serving
 from tests.pipeline.made_videos import make_video
@@ -50,7 +50,7 @@ def test_local_files_lists_and_addresses_mix(site: Site, videos: Path, tmp_path:
         "file:///etc/passwd,vlog,,,\n"
     )
     out = tmp_path / "data" / "manifest.jsonl"
-    crawl_sources([str(videos / "MV"), str(tmp_path / "set.csv")], out, CONFIG, OPEN, append=False)
+    crawl([str(videos / "MV"), str(tmp_path / "set.csv")], out, CONFIG, access=OPEN)
     about = {row["about"].get("kind"): row["about"] for row in rows(out)}
     assert set(about) == {None, "movie", "vlog"}
     assert about["vlog"]["location"] == f"{site.url}/good/c.mp4"
@@ -62,14 +62,14 @@ def test_local_files_lists_and_addresses_mix(site: Site, videos: Path, tmp_path:
 def test_videos_of_one_song_share_group_and_split(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "set.csv").write_text(f"video,song_id\n{videos / 'b.mp4'},s1\n{videos / 'c.mp4'},s1\n")
     out = tmp_path / "manifest.jsonl"
-    crawl_sources([str(tmp_path / "set.csv")], out, CONFIG, OPEN, append=False)
+    crawl([str(tmp_path / "set.csv")], out, CONFIG, access=OPEN)
     assert {row["group"] for row in rows(out)} == {"song:set:s1"}
 
 
 def test_published_splits_are_used_when_asked_for(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "set.csv").write_text(f"video,split\n{videos / 'b.mp4'},test\n{videos / 'c.mp4'},train\n")
     out = tmp_path / "manifest.jsonl"
-    crawl_sources([str(tmp_path / "set.csv")], out, CrawlConfig(published_splits=True), OPEN, append=False)
+    crawl([str(tmp_path / "set.csv")], out, CrawlConfig(published_splits=True), access=OPEN)
     assert {Path(row["source"]).name: row["split"] for row in rows(out)} == {
         "b.mp4": "test",
         "c.mp4": "train",
@@ -80,30 +80,30 @@ def test_excerpts_of_a_list_are_all_that_is_cut(videos: Path, tmp_path: Path) ->
     config = CrawlConfig(segment_s=2, stride_s=2, min_s=1)
     (tmp_path / "set.csv").write_text(f"video,start,end\n{videos / 'b.mp4'},1,4\n{videos / 'b.mp4'},4.5,6\n")
     out = tmp_path / "manifest.jsonl"
-    crawl_sources([str(tmp_path / "set.csv")], out, config, OPEN, append=False)
+    crawl([str(tmp_path / "set.csv")], out, config, access=OPEN)
     assert sorted((row["start_s"], row["duration_s"]) for row in rows(out)) == [(1, 2.0), (3, 1.0), (5, 1.0)]
 
 
 def test_a_row_that_wants_the_whole_video_wins_over_excerpts(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "set.csv").write_text(f"video,start\n{videos / 'b.mp4'},3\n{videos / 'b.mp4'},\n")
     out = tmp_path / "manifest.jsonl"
-    crawl_sources([str(tmp_path / "set.csv")], out, CrawlConfig(min_s=1), OPEN, append=False)
+    crawl([str(tmp_path / "set.csv")], out, CrawlConfig(min_s=1), access=OPEN)
     assert [(row["start_s"], row["duration_s"]) for row in rows(out)] == [(0, 6.0)]
 
 
 def test_sources_beside_the_manifest_are_read_without_being_named(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "sources.txt").write_text(f"{videos / 'b.mp4'} kind=documentary\n")
     out = tmp_path / "manifest.jsonl"
-    crawl_sources([], out, CONFIG, OPEN, append=False)
+    crawl([], out, CONFIG, access=OPEN)
     assert [row["about"]["kind"] for row in rows(out)] == ["documentary"]
 
 
 def test_a_second_crawl_fetches_and_reads_nothing(site: Site, videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "manifest.jsonl"
     specs = [str(videos), f"{site.url}/good/c.mp4"]
-    crawl_sources(specs, out, CONFIG, OPEN, append=False)
+    crawl(specs, out, CONFIG, access=OPEN)
     before = out.read_bytes()
-    again = crawl_sources(specs, out, CONFIG, OPEN, append=False)
+    again = crawl(specs, out, CONFIG, access=OPEN)
     assert again.num_read == 0
     assert len(site.requests) == 1
     assert out.read_bytes() == before
@@ -113,8 +113,8 @@ def test_a_deferred_row_is_tried_again_and_joins_the_set(site: Site, videos: Pat
     site.broken_after = 10
     out = tmp_path / "manifest.jsonl"
     specs = [str(videos / "b.mp4"), f"{site.url}/broken/c.mp4"]
-    assert len(crawl_sources(specs, out, CONFIG, OPEN, append=False).segments) == 1
-    assert len(crawl_sources(specs, out, CONFIG, OPEN, append=False).segments) == 2
+    assert crawl(specs, out, CONFIG, access=OPEN).num_segments.total() == 1
+    assert crawl(specs, out, CONFIG, access=OPEN).num_segments.total() == 2
 
 
 def test_a_playlist_among_the_files_is_named_and_never_opened(
@@ -126,7 +126,7 @@ def test_a_playlist_among_the_files_is_named_and_never_opened(
     (folder / "list.mp4").write_text(f"#EXTM3U\n#EXTINF:6,\n{site.url}/good/c.mp4\n")
     (folder / "concat.mkv").write_text(f"ffconcat version 1.0\nfile '{videos / 'c.mp4'}'\n")
     out = tmp_path / "manifest.jsonl"
-    crawl_sources([str(folder)], out, CONFIG, OPEN, append=False)
+    crawl([str(folder)], out, CONFIG, access=OPEN)
     messages = [row["message"] for row in read_rows(left_out_path(out))]
     assert len(messages) == 2
     assert all("a playlist, not a media file" in message for message in messages)
@@ -137,7 +137,7 @@ def test_where_nothing_can_be_used_the_first_problem_is_told(tmp_path: Path) -> 
     with pytest.raises(
         ValueError, match=r"1 problems, the first: ftp://a.example/x.mp4: ftp: is not allowed"
     ):
-        crawl_sources(["ftp://a.example/x.mp4"], tmp_path / "manifest.jsonl", CONFIG, OPEN, append=False)
+        crawl(["ftp://a.example/x.mp4"], tmp_path / "manifest.jsonl", CONFIG, access=OPEN)
 
 
 def test_a_crawl_notes_no_personal_data(videos: Path, tmp_path: Path) -> None:
@@ -145,5 +145,5 @@ def test_a_crawl_notes_no_personal_data(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "set.jsonl").write_text(
         json.dumps({"video": str(videos / "b.mp4"), "uploader": "Ann Other", "email": "ann@a.example"}) + "\n"
     )
-    crawl_sources([str(tmp_path / "set.jsonl")], out, CONFIG, OPEN, append=False)
+    crawl([str(tmp_path / "set.jsonl")], out, CONFIG, access=OPEN)
     assert "ann" not in out.read_text().lower()
