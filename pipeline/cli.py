@@ -44,6 +44,14 @@ class Retry(StrEnum):
     none, transient, all = "none", "transient", "all"
 
 
+class EngineChoice(StrEnum):
+    local, ray = "local", "ray"
+
+
+class FeatureCodec(StrEnum):
+    fp16, int8 = "fp16", "int8"
+
+
 class Cache(StrEnum):
     off, keep, until_packed = "off", "keep", "until-packed"
 
@@ -88,10 +96,10 @@ def crawl_manifest(
     gvm-prep crawl-manifest 'films/**/*.mkv' concert.mp4 --stride-s 15
     gvm-prep crawl-manifest symmv:SymMV.csv https://example.org/film.mp4
     """
-    from pipeline.crawl import crawl
-    from pipeline.cutting import CrawlConfig
+    from pipeline.crawl import CrawlConfig
     from pipeline.download import Access, Limits
     from pipeline.filtering import decide_again
+    from pipeline.gather import crawl_sources
 
     config = CrawlConfig(
         segment_s=segment_s,
@@ -106,7 +114,7 @@ def crawl_manifest(
         max_bytes=round(max_gb * 2**30), max_duration_s=max_hours * 3600, allow_private=allow_private
     )
     access = Access(limits=limits, cookies=cookies)
-    found = crawl(sources or _default_sources(out), out, config, append, access)
+    found = crawl_sources(sources or _default_sources(out), out, config, access, append)
     print(found.summary(out))
     if (decision := decide_again(out)) is not None:
         print(decision)
@@ -178,7 +186,13 @@ def plan(data: Data = DATA) -> None:
 
 @app.command()
 def encode(
-    shards: Annotated[str, typer.Option(help="0-99 or 3,7,10-12; all: every planned one.")] = "all",
+    shards: Annotated[
+        str,
+        typer.Option(
+            help="0-99 or 3,7,10-12; 2/4: the second quarter; auto: this process's share, under Slurm, "
+            "torchrun or MPI; all: every planned one."
+        ),
+    ] = "all",
     data: Data = DATA,
     preset: Preset = None,
     device: Device = None,
@@ -189,9 +203,25 @@ def encode(
     cache: Annotated[
         Cache, typer.Option(help="Features in data/cache: none, for good, or until their shard is complete.")
     ] = Cache.until_packed,
+    feature_codec: Annotated[
+        FeatureCodec | None,
+        typer.Option(
+            help="How features lie in shards; int8 takes half the space.",
+            show_default="as in the shards that are there, else fp16",
+        ),
+    ] = None,
     stop_after: Annotated[
         int, typer.Option(help="Stop when so many segments in a row fail at the same stage; 0 never.")
     ] = 20,
+    engine: Annotated[
+        EngineChoice, typer.Option(help="Where shards are made: this machine, or a Ray cluster.")
+    ] = EngineChoice.local,
+    task_cpus: Annotated[
+        int | None, typer.Option(min=1, help="CPUs of a Ray task.", show_default="up to 4")
+    ] = None,
+    task_gpus: Annotated[
+        float | None, typer.Option(min=0, help="GPUs of a Ray task.", show_default="1 where nodes have any")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")
     ] = False,
@@ -203,22 +233,59 @@ def encode(
     gvm-prep encode --preset pocket --dry-run
     """
     from pipeline.folder import DataFolder
+    from pipeline.place import own_share
     from pipeline.selection import EncodeConfig, foresee
 
     folder = DataFolder(data)
     config = EncodeConfig(
         preset=chosen_preset(preset),
-        shards=shards,
+        shards=own_share() if shards == "auto" else shards,
         device=device,
         retry=retry.value,
         force=force,
         cache=cache.value,
         stop_after=stop_after,
+        feature_codec=None if feature_codec is None else feature_codec.value,
+        engine=engine.value,
+        task_cpus=task_cpus,
+        task_gpus=task_gpus,
     )
     if dry_run:
         print(foresee(folder, config))
         return
     _encode(folder, config)
+
+
+@app.command()
+def slurm_script(
+    data: Data = DATA,
+    preset: Preset = None,
+    elements: Annotated[int, typer.Option(min=1, help="Elements of the array.")] = 8,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of an element.")] = 1,
+    cpus: Annotated[int, typer.Option(min=1, help="CPUs of an element.")] = 8,
+    memory_gb: Annotated[int, typer.Option(min=1, help="Memory of an element.")] = 32,
+    hours: Annotated[int, typer.Option(min=1, help="Time of an element.")] = 24,
+    partition: Annotated[str | None, typer.Option(help="Slurm's partition.")] = None,
+) -> None:
+    """Print a submit script for Slurm: an array whose elements share out the shards.
+
+    \b
+    gvm-prep slurm-script --elements 16 > encode.sbatch
+    """
+    from pipeline.slurm import SlurmConfig
+    from pipeline.slurm import slurm_script as script
+
+    config = SlurmConfig(
+        data=data,
+        preset=chosen_preset(preset),
+        elements=elements,
+        gpus=gpus,
+        cpus=cpus,
+        memory_gb=memory_gb,
+        hours=hours,
+        partition=partition,
+    )
+    print(script(config), end="")
 
 
 @app.command()

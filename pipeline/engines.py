@@ -11,16 +11,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Any, Protocol, Self
 
 from pipeline.cache import FeatureCache
 from pipeline.encode import Encoders, Media, Progress, encode_media, read_media
 from pipeline.estimate import num_bytes
 from pipeline.failures import Breaker, Failure, SegmentError
+from pipeline.feature_scales import feature_codec
+from pipeline.folder import DataFolder
 from pipeline.jsonl import read_journal, write_rows
 from pipeline.manifest import Segment, source_path
 from pipeline.plan import ShardPlan
-from pipeline.selection import differences
+from pipeline.selection import EncodeConfig, differences
+from shards.feature_codec import Int8Codec, with_codec
 from shards.reader import ShardSet
 from shards.record import ShardRecord
 from shards.spec import Sample, ShardBusyError, ShardError, failures_path, record_path
@@ -39,10 +42,39 @@ class Work:
     shards: Path  # the folder they are written to
     encoders: Encoders
     cache: FeatureCache | None = None
+    feature_codec: Int8Codec | None = None  # None: float16
     force: bool = False  # make complete shards again
     mend: frozenset[int] = frozenset()  # broken shards: what is sound in them stays
     progress: Progress = field(default_factory=Progress)
     breaker: Breaker = field(default_factory=lambda: Breaker(limit=0))
+
+    @classmethod
+    def of(
+        cls,
+        data: DataFolder,
+        rows: Mapping[str, Segment],
+        encoders: Encoders,
+        config: EncodeConfig,
+        breaker: Breaker | None = None,
+    ) -> Self:
+        """As a run's settings say. `breaker`, where it outlives this work."""
+        cache = FeatureCache(data.cache, encoders.video.fingerprint)
+        return cls(
+            manifest=data.manifest,
+            rows=rows,
+            shards=data.shards,
+            encoders=encoders,
+            cache=None if config.cache == "off" else cache,
+            feature_codec=feature_codec(data, config),
+            force=config.force,
+            mend=config.mend,
+            breaker=breaker or Breaker(config.stop_after),
+        )
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What makes the shards."""
+        return with_codec(self.encoders.fingerprint, self.feature_codec)
 
     def read(self, segment: Segment) -> Media:
         return read_media(segment, source_path(self.manifest, segment), self.encoders, self.cache)
@@ -69,9 +101,45 @@ def encode_shards(todo: Sequence[ShardPlan], work: Work) -> Iterator[ShardRecord
                 yield encode_shard(shard, work, media.take)
 
 
+class Engine(Protocol):
+    """What makes shards, in this process or elsewhere."""
+
+    progress: Progress
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What its encoders are."""
+
+    def encode(self, todo: Sequence[ShardPlan]) -> Iterator[ShardRecord]:
+        """Records of the shards as they are made, in any order; none of a shard that is left to another."""
+
+    def close(self) -> None:
+        """End what outlives `encode`."""
+
+
+class LocalEngine:
+    """Everything in this process."""
+
+    def __init__(self, data: DataFolder, rows: Mapping[str, Segment], config: EncodeConfig) -> None:
+        self.work = Work.of(data, rows, Encoders.load(config.preset, config.device), config)
+        self.progress = self.work.progress
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        return self.work.encoders.fingerprint
+
+    def encode(self, todo: Sequence[ShardPlan]) -> Iterator[ShardRecord]:
+        yield from encode_shards(todo, self.work)
+
+    def close(self) -> None:
+        """Nothing outlives the run."""
+
+
 def _refuse_full_disk(shard: ShardPlan, work: Work) -> None:
     """Raise OSError before a shard that cannot end well."""
-    needed = num_bytes([shard], work.encoders.video.feature_dim) * (1 if work.cache is None else 2)
+    width = work.encoders.video.feature_dim
+    needed = num_bytes([shard], width, work.feature_codec is not None)
+    needed += 0 if work.cache is None else num_bytes([shard], width)
     free = shutil.disk_usage(work.manifest.parent).free
     if free < needed + SPARE_BYTES:
         raise OSError(
@@ -110,8 +178,9 @@ def encode_shard(shard: ShardPlan, work: Work, read: Callable[[Segment], Media])
         shard.shard,
         samples(),
         plan_hash=shard.plan_hash,
-        fingerprint=work.encoders.fingerprint,
+        fingerprint=work.fingerprint,
         left_out=left_out,
+        feature_codec=work.feature_codec,
     )
     if not failures:
         path.unlink()
@@ -143,7 +212,7 @@ def former_samples(shard: ShardPlan, work: Work) -> dict[str, Callable[[], Sampl
     if work.force or not (path.exists() and path.with_suffix(".tar").exists()):
         return {}
     record = ShardRecord.load(path)
-    if differences(record, shard, work.encoders.fingerprint):
+    if differences(record, shard, work.fingerprint):
         return {}
     shard_set = ShardSet([(path.with_suffix(".tar"), record)])
     return {

@@ -33,6 +33,10 @@ class DataFolder:
         return self.root / "shards"
 
     @property
+    def feature_scales(self) -> Path:
+        return self.root / "feature-scales.json"
+
+    @property
     def cache(self) -> Path:
         return self.root / "cache"
 
@@ -75,11 +79,22 @@ class DataFolder:
 
 
 def choose(plan: Plan, numbers: str) -> Plan:
-    """The planned shards among `numbers`: `all`, or as `ranges` reads them."""
+    """The planned shards among `numbers`: `all`, a share of them (`2/4`), or as `ranges` reads them."""
     if numbers == "all":
         return plan
+    if share := re.fullmatch(r"(\d+)/(\d+)", numbers):
+        return _share(plan, int(share[1]), int(share[2]))
     asked = ranges(numbers)
     return {shard: plan[shard] for shard in sorted(plan) if any(shard in numbers for numbers in asked)}
+
+
+def _share(plan: Plan, number: int, count: int) -> Plan:
+    """The `number`-th of `count` equal stretches of the plan, from 1 on: together they are the plan."""
+    if not 1 <= number <= count:
+        raise ValueError(f"--shards {number}/{count}: shares are numbered 1/{count} … {count}/{count}")
+    shards = sorted(plan)
+    begin, end = ((number - 1) * len(shards) // count, number * len(shards) // count)
+    return {shard: plan[shard] for shard in shards[begin:end]}
 
 
 def ranges(numbers: str) -> list[range]:
@@ -89,7 +104,7 @@ def ranges(numbers: str) -> list[range]:
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if match is None:
             raise ValueError(
-                f"--shards {numbers}: {part!r} is no shard and no range; write 0-99 or 3,7,10-12"
+                f"--shards {numbers}: {part!r} is no shard and no range; write 0-99, 3,7,10-12 or 1/4"
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:

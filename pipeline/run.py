@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from tqdm import tqdm
 
 from pipeline.cache import FeatureCache
-from pipeline.encode import Encoders, Progress
-from pipeline.engines import Work, encode_shards
-from pipeline.failures import Breaker
+from pipeline.encode import Progress
+from pipeline.engines import Engine, LocalEngine
+from pipeline.failures import FATAL_ERRNO
+from pipeline.feature_scales import calibrate, feature_codec, refuse_other_clip
 from pipeline.folder import DataFolder, choose, planned_frames, ranges
+from pipeline.manifest import Segment
 from pipeline.plan import ShardPlan
-from pipeline.selection import EncodeConfig, split_complete
+from pipeline.selection import EncodeConfig, settled, split_complete
 from pipeline.tidy import Tidier
+from shards.feature_codec import with_codec
 from shards.record import ShardRecord
 
 
@@ -38,7 +42,7 @@ class Report:
         """The report for a person."""
         num_busy = self.num_planned - len(self.made) - len(self.complete)
         lines = []
-        if config.shards != "all":
+        if config.shards != "all" and "/" not in config.shards:
             asked = sum(len(numbers) for numbers in ranges(config.shards))
             lines.append(f"{self.num_planned} of the {asked} shards {config.shards} hold segments")
         lines += [
@@ -48,6 +52,8 @@ class Report:
         ]
         if self.progress.num_cached:
             lines.append(f"  {self.progress.num_cached} frames came from the cache")
+        if num_saturated := sum(record.num_saturated for record in self.made):
+            lines.append(f"  {num_saturated} values lay beyond the range that int8 was calibrated to")
         if num_busy:
             lines.append(f"  {num_busy} shards were left to another process")
         if self.num_failed:
@@ -70,34 +76,51 @@ def encode(data: DataFolder, config: EncodeConfig) -> Report:
     rows = data.read_segments()
     plan = data.freeze_plan(rows.values(), config.shards if config.force else "")
     chosen = choose(plan, config.shards)
-    encoders = Encoders.load(config.preset, config.device)
-    todo, complete = split_complete(chosen, data, encoders.fingerprint, config)
-    cache = FeatureCache(data.cache, encoders.video.fingerprint)
-    tidier = Tidier(config.cache, cache, plan, rows, data.is_complete)
-    for record in complete:
-        tidier.tidy(plan[record.shard])  # a kill may have come between the record and this
-    work = Work(
-        manifest=data.manifest,
-        rows=rows,
-        shards=data.shards,
-        encoders=encoders,
-        cache=None if config.cache == "off" else cache,
-        force=config.force,
-        mend=config.mend,
-        breaker=Breaker(config.stop_after),
-    )
-    made = _encode(todo, work, tidier)
-    return Report(len(chosen), made, complete, work.progress, time.monotonic() - started)
+    config = settled(data, config)
+    calibrate(data, rows, config)
+    with closing(open_engine(data, rows, config)) as engine:
+        refuse_other_clip(data, config, engine.fingerprint["video"])
+        fingerprint = with_codec(engine.fingerprint, feature_codec(data, config))
+        todo, complete = split_complete(chosen, data, fingerprint, config)
+        cache = FeatureCache(data.cache, engine.fingerprint["video"])
+        tidier = Tidier(config.cache, cache, plan, rows, data.is_complete)
+        for record in complete:
+            tidier.tidy(plan[record.shard])  # a kill may have come between the record and this
+        with disk_errors_told(data):
+            made = _encode(todo, engine, tidier)
+    return Report(len(chosen), made, complete, engine.progress, time.monotonic() - started)
 
 
-def _encode(todo: Sequence[ShardPlan], work: Work, tidier: Tidier) -> list[ShardRecord]:
+def open_engine(data: DataFolder, rows: Mapping[str, Segment], config: EncodeConfig) -> Engine:
+    if config.engine == "ray":
+        from pipeline.ray_engine import RayEngine  # Ray is an extra
+
+        return RayEngine(data, rows, config)
+    return LocalEngine(data, rows, config)
+
+
+@contextmanager
+def disk_errors_told(data: DataFolder) -> Iterator[None]:
+    """Say of a disk that is full or read-only where it is and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FATAL_ERRNO:
+            raise
+        raise OSError(
+            f"{data.root}: {error.strerror}. Make room or mend the disk and run again: what is complete "
+            "stays, and nothing half-written is left"
+        ) from error
+
+
+def _encode(todo: Sequence[ShardPlan], engine: Engine, tidier: Tidier) -> list[ShardRecord]:
     """Encode the shards under a progress bar."""
     plan = {shard.shard: shard for shard in todo}
     made: list[ShardRecord] = []
     num_done = 0  # frames of the shards that are done, those of failed segments, too
     with tqdm(total=planned_frames(todo), desc="encode", unit=" frames", disable=None) as bar:
-        work.progress.on_frames = bar.update
-        for record in encode_shards(todo, work):
+        engine.progress.on_frames = bar.update
+        for record in engine.encode(todo):
             made.append(record)
             tidier.tidy(plan[record.shard])
             num_done += planned_frames([plan[record.shard]])

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from gvmgen.encoders.presets import encoder_config
 from pipeline.estimate import feature_dim, frames_per_s, num_bytes
 from pipeline.folder import DataFolder, choose, plan_summary, planned_frames
 from pipeline.plan import Plan, ShardPlan
 from pipeline.tidy import CacheMode
+from shards.reader import record_files
 from shards.record import ShardRecord
 from shards.spec import Fingerprint, ShardError, fingerprint_differences, tar_path
 
 Retry = Literal["none", "transient", "all"]
+EngineName = Literal["local", "ray"]
+FeatureCodecName = Literal["fp16", "int8"]
 RETRIED = {"none": (), "transient": ("transient",), "all": ("transient", "permanent", "bug")}  # kinds
 
 
@@ -29,10 +32,29 @@ class EncodeConfig:
     stop_after: int = 20  # segments in a row that fail at the same stage; 0: never stop
     # What a kill or a failure leaves behind is worth a shard's space; more than that only --cache keep takes.
     cache: CacheMode = "until-packed"
+    feature_codec: FeatureCodecName | None = None  # None: as the shards that are there, else fp16
+    engine: EngineName = "local"
+    task_cpus: int | None = None  # of a Ray task; None: what the cluster's nodes can give
+    task_gpus: float | None = None
 
     def __post_init__(self) -> None:
         encoder_config(self.preset)  # what nobody knows is refused before any work
         choose({}, self.shards)
+        if self.engine != "ray" and (self.task_cpus, self.task_gpus) != (None, None):
+            raise ValueError("--task-cpus and --task-gpus are for --engine ray")
+
+    def on(self, device: str) -> Self:
+        """The same, on this device."""
+        return replace(self, device=device)
+
+
+def settled(data: DataFolder, config: EncodeConfig) -> EncodeConfig:
+    """The config with its feature codec: as asked for, else as the shards that are there have it."""
+    if config.feature_codec is not None:
+        return config
+    first = next(iter(record_files(data.shards)), None)
+    is_int8 = first is not None and ShardRecord.load(first).feature_codec is not None
+    return replace(config, feature_codec="int8" if is_int8 else "fp16")
 
 
 def split_complete(
@@ -65,7 +87,8 @@ def refuse_other(record: ShardRecord, shard: ShardPlan, data: DataFolder, finger
     if found:
         raise ShardError(
             f"{tar}: complete, but not what this run would make: {'; '.join(found)}. "
-            f"Use the preset of before, or make it again: gvm-prep encode --shards {shard.shard} --force"
+            "Use the preset and feature codec of before, or make it again: "
+            f"gvm-prep encode --shards {shard.shard} --force"
         )
 
 
@@ -80,7 +103,9 @@ def foresee(data: DataFolder, config: EncodeConfig) -> str:
     plan = data.foresee_plan(data.read_segments().values(), config.shards if config.force else "")
     chosen = choose(plan, config.shards)
     todo, complete = split_complete(chosen, data, None, config)
-    size = num_bytes(todo, feature_dim(complete, config.preset))
+    size = num_bytes(
+        todo, feature_dim(complete, config.preset), settled(data, config).feature_codec == "int8"
+    )
     speed = frames_per_s(complete, data)
     time = (
         f"{planned_frames(todo) / speed / 3600:.1f} h at {speed:.1f} frames a second"

@@ -169,7 +169,7 @@ def test_verify_needs_no_manifest(data: DataFolder, capsys: pytest.CaptureFixtur
 
 ENCODE_FLAGS = (
     "--shards --data --preset --device --retry --force --cache --stop-after --dry-run "
-    "--engine --task-cpus --task-gpus"
+    "--feature-codec --engine --task-cpus --task-gpus"
 )
 
 
