@@ -96,10 +96,10 @@ def crawl_manifest(
     gvm-prep crawl-manifest 'films/**/*.mkv' concert.mp4 --stride-s 15
     gvm-prep crawl-manifest symmv:SymMV.csv https://example.org/film.mp4
     """
-    from pipeline.crawl import CrawlConfig
+    from pipeline.crawl import crawl
+    from pipeline.cutting import CrawlConfig
     from pipeline.download import Access, Limits
     from pipeline.filtering import decide_again
-    from pipeline.gather import crawl_sources
 
     config = CrawlConfig(
         segment_s=segment_s,
@@ -114,7 +114,7 @@ def crawl_manifest(
         max_bytes=round(max_gb * 2**30), max_duration_s=max_hours * 3600, allow_private=allow_private
     )
     access = Access(limits=limits, cookies=cookies)
-    found = crawl_sources(sources or _default_sources(out), out, config, access, append)
+    found = crawl(sources or _default_sources(out), out, config, append, access)
     print(found.summary(out))
     if (decision := decide_again(out)) is not None:
         print(decision)
