@@ -14,7 +14,7 @@ from scenario import STILL, Scenario, Scene
 
 WIDTH, HEIGHT = 448, 336
 VIDEO_RATE = 12  # frames a second
-EXPOSURE_S = 1 / 15
+EXPOSURE_S = 1 / 6
 FULL_SPEED = 520.0  # pixels a second at motion 1
 TILE = 1536  # width of a wrapped panorama
 

@@ -33,6 +33,7 @@ from gvmgen.encoders.media import read_frames
 SIZE = 336  # pixels, the encoder's own square
 CURVES = ("motion", "brightness", "temperature")
 NUM_OUTPUTS = len(CURVES) + len(FAMILIES) + len(SCENE_KINDS)
+CURVE_WEIGHTS = (8.0, 4.0, 4.0)  # motion is the hardest to see in one frame
 HELD_OUT_EVERY = 12  # every twelfth pair is for the curve only
 
 
@@ -127,10 +128,10 @@ def cosine_filters(count: int, patch: int) -> Tensor:
 
 def guess_losses(guess: Tensor, targets: Tensor) -> Tensor:
     curves, families, kinds = guess.float().split([len(CURVES), len(FAMILIES), len(SCENE_KINDS)], dim=1)
-    regression = fn.smooth_l1_loss(curves, targets[:, :3], beta=0.1)
+    regression = fn.smooth_l1_loss(curves, targets[:, :3], beta=0.1, reduction="none").mean(0)  # [curve]
     classes = targets[:, 3:].long()
     return (
-        4 * regression
+        (regression * torch.tensor(CURVE_WEIGHTS)).mean()
         + 0.3 * fn.cross_entropy(families, classes[:, 0])
         + 0.1 * fn.cross_entropy(kinds, classes[:, 1])
     )
