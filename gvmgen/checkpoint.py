@@ -97,7 +97,7 @@ def official_info(config: ModelConfig, path: Path) -> ModelInfo:
     return ModelInfo(
         preset=_nearest_preset(config),
         trained=True,
-        licence="as its authors released it",
+        licence="as its authors released it; trained from MusicGen's weights, which are CC-BY-NC-4.0",
         provenance={"imported_from": path.name, "format": "official GVMGen"},
         codec=str(codec) if codec.is_file() else None,
     )

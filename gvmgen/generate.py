@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -58,21 +58,29 @@ class Window:
 
     start: int
     stop: int
+    end: int  # of the music it composes for, of which it may play only a part: until `stop`
 
     @property
     def frames(self) -> slice:
-        """The video frames that the stretch shows."""
-        return slice(self.start * FRAME_RATE // CODE_RATE, -(-self.stop * FRAME_RATE // CODE_RATE))
+        """The video frames that it sees."""
+        return slice(self.start * FRAME_RATE // CODE_RATE, -(-self.end * FRAME_RATE // CODE_RATE))
 
 
-def windows(total: int, window_s: int) -> Iterator[Window]:
-    """Cut `total` code frames into stretches of `window_s`, each going on from a third of the last."""
-    yield Window(0, min(total, window_s * CODE_RATE))
-    stop = window_s * CODE_RATE
-    while stop < total:
-        start = stop - window_s // 3 * CODE_RATE
-        stop = start + window_s * CODE_RATE
-        yield Window(start, min(total, stop))
+def planned(total: int, window_s: int, heard: int | None = None) -> list[Window]:
+    """Cut `total` code frames into stretches of `window_s`, each going on from a third of the last.
+
+    heard: how many of the code frames are wanted. The windows are those of the whole piece, so that its
+    beginning is the same music.
+    """
+    heard = total if heard is None else heard
+    length, step = window_s * CODE_RATE, (window_s - window_s // 3) * CODE_RATE
+    starts = range(0, max(1, total - length + step), step)
+    windows = [(start, min(total, start + length)) for start in starts]
+    return [
+        Window(start, min(heard, end), end)
+        for number, (start, end) in enumerate(windows)
+        if number == 0 or windows[number - 1][1] < heard
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +186,15 @@ class Composer:
         composer.check_encoders()
         return composer
 
+    def warnings(self) -> list[str]:
+        """What a user of this model must know before using its music."""
+        lines = []
+        if not self.info.trained:
+            lines.append("this model is untrained: its music is noise. Train one: gvm-train")
+        if "NC" in self.info.licence:
+            lines.append(f"not for commercial use: the licence of the model's weights is {self.info.licence}")
+        return lines
+
     def check_encoders(self) -> None:
         """Raise ValueError where the encoders differ from those that the model was trained with."""
         if self.info.encoder_fingerprint is None:  # weights of others do not say
@@ -199,12 +216,14 @@ class Composer:
         seed: int = 0,
         start_s: float = 0.0,
         duration_s: float | None = None,
+        preview_s: float | None = None,
         sampling: SamplingConfig | None = None,
         progress: Progress = _silent,
     ) -> Music:
         """Compose music exactly as long as a video, or as the part of it from `start_s` for `duration_s`.
 
-        The same seed gives the same music. An exception that `progress` raises ends the work.
+        preview_s: compose only the first seconds of that same music. The same seed gives the same music.
+        An exception that `progress` raises ends the work.
         Raises MediaError where the file cannot be read as a video, ValueError for a part it does not have.
         """
         return self.takes(
@@ -213,6 +232,7 @@ class Composer:
             seed=seed,
             start_s=start_s,
             duration_s=duration_s,
+            preview_s=preview_s,
             sampling=sampling,
             progress=progress,
         )[0]
@@ -226,6 +246,7 @@ class Composer:
         seed: int = 0,
         start_s: float = 0.0,
         duration_s: float | None = None,
+        preview_s: float | None = None,
         sampling: SamplingConfig | None = None,
         progress: Progress = _silent,
     ) -> list[Music]:
@@ -237,10 +258,12 @@ class Composer:
         started = time.perf_counter()
         path, sampling = Path(video), sampling or SamplingConfig()
         duration_s = _duration(path, start_s, duration_s)
-        conditions = self._watch(path, start_s, duration_s, progress)
-        total = num_code_frames(duration_s)
-        codes = compose(self.model, conditions, total, sampling, seeds, progress, self.engines.make)
-        sounds = play(self.codec, codes, round(duration_s * SAMPLE_RATE), progress)
+        heard_s = duration_s if preview_s is None else min(preview_s, duration_s)
+        plan = planned(num_code_frames(duration_s), self.model.config.window_s, num_code_frames(heard_s))
+        seen_s = min(duration_s, plan[-1].frames.stop / FRAME_RATE)
+        conditions = self._watch(path, start_s, seen_s, progress)
+        codes = compose(self.model, conditions, plan, sampling, seeds, progress, self.engines.make)
+        sounds = play(self.codec, codes, round(heard_s * SAMPLE_RATE), progress)
         compose_s = time.perf_counter() - started
         return [
             Music(sound, path, start_s, seed, self.name, compose_s, self._tags(seed, sampling))
@@ -276,26 +299,25 @@ class Composer:
 def compose(
     model: GVMGen,
     conditions: Tensor,
-    total: int,
+    plan: Sequence[Window],
     sampling: SamplingConfig,
     seeds: Sequence[int],
     progress: Progress = _silent,
     make_engine: EngineMaker | None = None,
 ) -> Tensor:
-    """Codes int64 [B, K, total], a row a seed, for a video's conditions [F, M, dim], window by window."""
-    shape = (len(seeds), model.config.num_codebooks, 0)
+    """Codes int64 [B, K, T], a row a seed, for a video's conditions [F, M, dim], window by window."""
+    shape, total = (len(seeds), model.config.num_codebooks, 0), plan[-1].stop
     codes = torch.empty(shape, dtype=torch.int64, device=conditions.device)
     progress("composing", 0, total)
-    for number, window in enumerate(windows(total, model.config.window_s)):
+    for number, window in enumerate(plan):
 
         def advance(done: int, _: int, start: int = window.start) -> None:
             progress("composing", min(start + done, total), total)
 
+        seen = conditions[window.frames].flatten(0, 1)  # [F, M, dim] -> [F * M, dim]
         extended = generate_codes(
             model,
-            conditions[window.frames]
-            .flatten(0, 1)
-            .expand(len(seeds), -1, -1),  # [F, M, dim] -> [B, F * M, dim]
+            seen.expand(len(seeds), -1, -1),  # [F * M, dim] -> [B, F * M, dim]
             window.stop - window.start,
             sampling,
             seeds=[seed + (number << 32) for seed in seeds],  # no two windows share random numbers

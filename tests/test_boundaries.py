@@ -161,7 +161,8 @@ TRAIN_FLAGS = (
     "--eval-every --log-every --config --accept-changes --dry-run"
 )
 GENERATE_FLAGS = (
-    "--output -o --seed --duration --guidance --top-k --top-p --temperature --model --preset --runs --device "
+    "--output -o --suffix --seed --takes --from --to --duration --preview --ending --loudness --sample-rate "
+    "--stereo --original --json --guidance --top-k --top-p --temperature --model --preset --runs --device "
     "--precision"
 )
 
@@ -171,4 +172,4 @@ def test_gvm_train_has_the_flags_that_users_know() -> None:
 
 
 def test_gvm_gen_has_the_flags_that_users_know() -> None:
-    assert flags("gvmgen.cli", "generate_app") == {"": set(GENERATE_FLAGS.split())}
+    assert flags("gvmgen.generate_cli", "generate_app") == {"": set(GENERATE_FLAGS.split())}

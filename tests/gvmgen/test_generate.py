@@ -24,7 +24,7 @@ from gvmgen.encoders.fingerprint import encoder_fingerprint
 from gvmgen.encoders.media import MediaError, probe
 from gvmgen.encoders.video import VideoEncoder
 from gvmgen.fast import choose_engines
-from gvmgen.generate import Composer, Window, compose, play, windows
+from gvmgen.generate import Composer, Window, compose, planned, play
 from shards.spec import CODE_RATE, SAMPLE_RATE
 from tests import media as made
 from tests.gvmgen.networks import TINY, make_network
@@ -61,15 +61,22 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("seconds", [1, 29, 30, 31, 50, 51, 121])
 def test_windows_cover_a_piece_and_each_goes_on_from_ten_seconds(seconds: int) -> None:
-    cut = list(windows(seconds * CODE_RATE, window_s=30))
+    cut = planned(seconds * CODE_RATE, window_s=30)
     assert (cut[0].start, cut[-1].stop) == (0, seconds * CODE_RATE)
     assert all(window.stop - window.start <= 30 * CODE_RATE for window in cut)
     assert all(later.start == earlier.stop - 10 * CODE_RATE for earlier, later in itertools.pairwise(cut))
 
 
 def test_a_window_sees_the_frames_it_plays_to() -> None:
-    assert Window(1000, 2500).frames == slice(20, 50)
-    assert Window(1000, 1001).frames == slice(20, 21)
+    assert Window(1000, 2500, 2500).frames == slice(20, 50)
+    assert Window(1000, 1001, 1001).frames == slice(20, 21)
+
+
+def test_the_beginning_of_a_piece_is_composed_in_the_windows_of_the_whole() -> None:
+    whole = planned(100 * CODE_RATE, window_s=30)
+    beginning = planned(100 * CODE_RATE, window_s=30, heard=40 * CODE_RATE)
+    assert [window.frames for window in beginning] == [window.frames for window in whole[:2]]
+    assert beginning[-1].stop == 40 * CODE_RATE
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +87,8 @@ def conditions() -> Tensor:
 
 def test_a_long_piece_keeps_what_is_composed_and_goes_on_from_it(conditions: Tensor) -> None:
     network = make_network(window_s=3)
-    short = compose(network, conditions, 150, SamplingConfig(), seeds=[3])
-    long = compose(network, conditions, 230, SamplingConfig(), seeds=[3])
+    short = compose(network, conditions, planned(150, 3), SamplingConfig(), seeds=[3])
+    long = compose(network, conditions, planned(230, 3), SamplingConfig(), seeds=[3])
     assert long.shape == (1, TINY.num_codebooks, 230)
     assert torch.equal(long[:, :, :150], short)
 
@@ -89,7 +96,9 @@ def test_a_long_piece_keeps_what_is_composed_and_goes_on_from_it(conditions: Ten
 def test_a_later_window_hears_the_music_before_it(conditions: Tensor) -> None:
     network = make_network(window_s=3)
     other_start = torch.cat([-conditions[:2], conditions[2:]])  # frames that the second window does not see
-    ends = [compose(network, c, 230, GREEDY, seeds=[0])[:, :, 150:] for c in (conditions, other_start)]
+    ends = [
+        compose(network, c, planned(230, 3), GREEDY, seeds=[0])[:, :, 150:] for c in (conditions, other_start)
+    ]
     assert not torch.equal(*ends)
 
 
@@ -157,6 +166,13 @@ def test_a_start_that_the_video_does_not_have_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"lasts 1.48 s"):
         composer.score(video, start_s=start_s)
+
+
+def test_a_preview_is_the_beginning_of_the_same_music(composer: Composer, video: Path) -> None:
+    whole, preview = composer.score(video, seed=4), composer.score(video, seed=4, preview_s=0.6)
+    assert preview.duration_s == 0.6
+    heard = preview.waveform[: SAMPLE_RATE // 2]  # the codec hears some code frames ahead
+    np.testing.assert_allclose(heard, whole.waveform[: len(heard)], atol=1e-5)
 
 
 def test_each_take_is_the_piece_that_its_seed_gives_alone(composer: Composer, video: Path) -> None:

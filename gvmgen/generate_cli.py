@@ -1,0 +1,135 @@
+"""The command `gvm-gen`. Heavy imports wait until it runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from gvmgen.config import MODEL_PRESETS
+from gvmgen.console import ExitCode, run
+from gvmgen.jobs import Job, Outcome, check_work, find_work, json_line, seconds, table
+from gvmgen.progress import StageBar
+
+if TYPE_CHECKING:
+    from gvmgen.finish.film import Original
+    from gvmgen.finish.mastering import Ending
+
+PRESETS = ", ".join(MODEL_PRESETS)
+
+generate_app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+def generate_main() -> None:
+    run(generate_app, "gvm-gen")
+
+
+@generate_app.command()
+def generate_command(
+    video: Annotated[Path, typer.Argument(help="The video, or a folder of videos.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Music (.wav, .flac, .mp3, .opus, .m4a), the film with it (.mp4, .mkv, .mov), or a folder.",
+            show_default=False,
+        ),
+    ],
+    suffix: Annotated[str, typer.Option(help="Kind of the files in an output folder.")] = ".wav",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same music.")] = 0,
+    takes: Annotated[
+        int, typer.Option(min=1, help="Compose several, of this and the next seeds; keep the best as output.")
+    ] = 1,
+    start: Annotated[
+        str, typer.Option("--from", help="Score from here on: seconds, or minutes:seconds.")
+    ] = "0",
+    stop: Annotated[
+        str | None, typer.Option("--to", help="Score up to here.", show_default="the end")
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option(help="Score only so many seconds.", show_default="all")
+    ] = None,
+    preview: Annotated[
+        float | None, typer.Option(help="Only the first seconds of the same music, to hear them soon.")
+    ] = None,
+    ending: Annotated[str, typer.Option(help="fade, or cut: end with the last frame.")] = "fade",
+    loudness: Annotated[
+        str,
+        typer.Option(help="LUFS, off, or that of spotify, youtube, tidal, apple, podcast, ebu, atsc."),
+    ] = "-14",
+    sample_rate: Annotated[
+        int | None, typer.Option(help="Hz.", show_default="32000; films and .opus 48000")
+    ] = None,
+    stereo: Annotated[bool, typer.Option("--stereo", help="Two channels, the same on both.")] = False,
+    original: Annotated[
+        str, typer.Option(help="The film's own sound: drop, keep, or duck the music under speech.")
+    ] = "drop",
+    guidance: Annotated[float, typer.Option(help="How closely the music follows the video; 1 is off.")] = 3.0,
+    top_k: Annotated[int, typer.Option(help="Draw among the likeliest codes; 0 among all.")] = 250,
+    top_p: Annotated[float, typer.Option(help="Draw among codes of this probability mass; 0 is off.")] = 0.0,
+    temperature: Annotated[float, typer.Option(help="Above 1 bolder, below 1 tamer.")] = 1.0,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model's or a run's folder.",
+            show_default="newest checkpoint in ./runs, else the model in the box",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help=f"Take a model of this size: {PRESETS}. $GVM_PRESET sets it too.")
+    ] = None,
+    runs: Annotated[str, typer.Option(help="Folder of all runs.")] = "runs",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 …", show_default="a GPU where there is one")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="Of the decoding: auto (the fastest good one), fp32, bf16, int8.")
+    ] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each video.")] = False,
+) -> None:
+    """Compose music for a video, exactly as long as the video.
+
+    \b
+    gvm-gen video.mp4 -o out.wav
+    gvm-gen video.mp4 -o film.mp4 --original duck --seed 7
+    gvm-gen video.mp4 -o out.flac --takes 4
+    gvm-gen holiday/ -o scores/ --suffix .mp3
+    """
+    job = Job(
+        seed=seed,
+        takes=takes,
+        start_s=seconds("--from", start),
+        stop_s=None if stop is None else seconds("--to", stop),
+        duration_s=duration,
+        preview_s=preview,
+        ending=cast("Ending", ending),  # checked with the rest of the mastering
+        loudness=loudness,
+        sample_rate=sample_rate,
+        stereo=stereo,
+        original=cast("Original", original),
+        sampling={"guidance": guidance, "top_k": top_k, "top_p": top_p, "temperature": temperature},
+    )
+    work = find_work(video, output, suffix)
+    check_work(job, work)
+    with StageBar() as bar:  # before the imports, which take seconds
+        bar("loading", 0, 1)
+        from gvmgen.batch import score_all
+        from gvmgen.generate import Composer
+
+        wanted = preset or (os.environ.get("GVM_PRESET") if model is None else None)
+        composer = Composer.load(model, preset=wanted, runs=runs, device=device, precision=precision)
+        bar("loading", 1, 1)
+        for warning in composer.warnings():
+            bar.say(f"gvm-gen: {warning}")
+        outcomes = score_all(composer, job, work, bar)
+    report(outcomes, as_json)
+
+
+def report(outcomes: list[Outcome], as_json: bool) -> None:
+    """Print what came of each video; exits with FAILED where some of them failed."""
+    print("\n".join(map(json_line, outcomes)) if as_json else table(outcomes))
+    if any(outcome.error for outcome in outcomes):
+        raise SystemExit(ExitCode.FAILED)
