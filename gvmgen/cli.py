@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gvmgen.config import MODEL_PRESETS, TrainConfig
+from gvmgen.config import MODEL_PRESETS, PARTS, TrainConfig
 from gvmgen.console import run
 from gvmgen.encoders.presets import chosen_preset
 
@@ -44,7 +44,18 @@ def train_command(
     init: Annotated[
         str | None, _setting("init", "Start from these weights: a model folder, a checkpoint, MusicGen's.")
     ] = None,
+    train: Annotated[
+        str | None, _setting("train", f"What learns, the rest is frozen: {', '.join(PARTS)}.")
+    ] = None,
+    lora: Annotated[
+        int | None,
+        _setting("lora", "Rank of adapters that learn instead of the decoder's weights; 0 none. Needs peft."),
+    ] = None,
     lr: Annotated[float | None, _setting("lr", "Highest learning rate.")] = None,
+    lr_decay: Annotated[
+        float | None,
+        _setting("lr_decay", "Each decoder layer learns this much slower than the one above it."),
+    ] = None,
     weight_decay: Annotated[float | None, _setting("weight_decay", "AdamW's weight decay.")] = None,
     batch_size: Annotated[
         int | None, _setting("batch_size", "Segments an optimiser step, over all processes.")
@@ -60,6 +71,10 @@ def train_command(
     max_grad_norm: Annotated[
         float | None, _setting("max_grad_norm", "Clip the gradient's norm; 0 never clips.")
     ] = None,
+    ema: Annotated[
+        float | None,
+        _setting("ema", "Decay of an average of the weights, which is what composes; 0 none. Try 0.999."),
+    ] = None,
     crop_s: Annotated[
         float | None, _setting("crop_s", "Train on a random stretch of this many seconds of each segment.")
     ] = None,
@@ -68,12 +83,31 @@ def train_command(
     grad_accum: Annotated[
         int | None, _setting("grad_accum", "Cut each batch into this many pieces, for memory; same result.")
     ] = None,
+    recompute: Annotated[
+        bool | None,
+        _setting("recompute", "Forget activations and compute them again: less memory, a third slower."),
+    ] = None,
+    compile: Annotated[
+        bool | None, _setting("compile", "Run the decoder's layers through torch.compile.")
+    ] = None,
+    on_corrupt: Annotated[
+        str | None, _setting("on_corrupt", "At a damaged segment: stop, or substitute the next one.")
+    ] = None,
     save_every: Annotated[int | None, _setting("save_every", "Steps between checkpoints.")] = None,
-    keep_last: Annotated[int | None, _setting("keep_last", "Checkpoints to keep.")] = None,
+    keep_last: Annotated[
+        int | None, _setting("keep_last", "Checkpoints to keep, besides the best one.")
+    ] = None,
     eval_every: Annotated[
         int | None, _setting("eval_every", "Steps between validations on the test split; 0 never.")
     ] = None,
     log_every: Annotated[int | None, _setting("log_every", "Steps between logged lines.")] = None,
+    samples_every: Annotated[
+        int | None,
+        _setting("samples_every", "Steps between composed samples and pictures of attention; 0 never."),
+    ] = None,
+    tracker: Annotated[
+        str | None, _setting("tracker", "Where curves go: tensorboard, any other of Accelerate's, none.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="JSON or TOML file of these settings; flags overrule it.")
     ] = None,
@@ -82,6 +116,9 @@ def train_command(
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check data, settings and one step; write nothing.")
+    ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Print parameters and memory, by part; needs no data.")
     ] = False,
 ) -> None:
     """Train GVMGen on the shards in ./data; resume where the run's folder has a checkpoint.
@@ -97,9 +134,14 @@ def train_command(
     from_file = {} if config is None else _read_config(config)
     settings = TrainConfig.from_json({"preset": chosen_preset(None)} | from_file | from_flags)
 
-    from gvmgen.train import train
+    if estimate:
+        from gvmgen.estimate import estimate_memory
 
-    train(settings, accept_changes=accept_changes, dry_run=dry_run)
+        print(estimate_memory(settings))
+        return
+    from gvmgen import train as training  # `train` is a setting
+
+    training.train(settings, accept_changes=accept_changes, dry_run=dry_run)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

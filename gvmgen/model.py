@@ -7,6 +7,7 @@ V codebook size, M length of the visual memory (F, or F * Q where the queries ar
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -162,6 +163,11 @@ class KeyValue(NamedTuple):
     value: Tensor
 
 
+# What a layer's temporal cross-attention reads, or the conditions [B, M, D] it is made of: in training, since
+# a sharded layer has its weights inside its own forward only. None: there is none.
+Memory = KeyValue | Tensor | None
+
+
 class SelfAttention(nn.Module):
     """Causal attention of the code steps, with one fused projection."""
 
@@ -226,11 +232,13 @@ class DecoderLayer(nn.Module):
         self.down = Linear(hidden_dim, dim, bias=False)
 
     def forward(
-        self, x: Tensor, memory: KeyValue | None, bias: Tensor | None, cache: KeyValue | None, start: int
+        self, x: Tensor, memory: Memory, bias: Tensor | None, cache: KeyValue | None, start: int
     ) -> Tensor:
         """x: [B, S, D] -> [B, S, D]. memory: None where the network has no temporal cross-attention."""
         x = x + self._drop(self.self_attention(self.norm_self(x), cache, start))
         if memory is not None:
+            if isinstance(memory, Tensor):
+                memory = self.cross_attention.memory(memory)
             x = x + self._drop(self.cross_attention(self.norm_cross(x), memory, bias))
         return x + self._drop(self.down(self._drop(fn.gelu(self.up(self.norm_feed_forward(x))))))
 
@@ -280,7 +288,7 @@ class TemporalDecoder(nn.Module):
     def forward(
         self,
         x: Tensor,
-        memories: list[KeyValue | None],
+        memories: Sequence[Memory],
         bias: Tensor | None = None,
         caches: list[KeyValue] | None = None,
         start: int = 0,
@@ -366,7 +374,8 @@ class GVMGen(nn.Module):
         bias = decoder.position_bias(0, num_steps, conditions.shape[1], conditions.device)
         bias = masked_bias(bias, seen, conditions.dtype)
         x = decoder.embed(inputs, summary=self.summary(conditions, seen))
-        return decoder.predict(decoder(x, decoder.memories(conditions), bias))
+        memory = conditions if self.config.temporal_cross_attention else None
+        return decoder.predict(decoder(x, [memory] * len(decoder.layers), bias))
 
     def summary(self, conditions: Tensor, seen: Tensor | None = None) -> Tensor | None:
         """[B, M, dim] -> [B, 1, dim], averaged; None where temporal cross-attention reads the conditions."""

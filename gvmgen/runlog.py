@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
@@ -129,6 +130,19 @@ class RunLog:
         each = ", ".join(f"{loss:.3f}" for loss in per_codebook)
         self.say(f"step {step}: test loss {loss:.4f} (codebooks {each})")
         self._write(step, "test", {"loss": loss} | {f"loss_{k}": x for k, x in enumerate(per_codebook)})
+
+    def sample(self, step: int, key: str, codes: np.ndarray) -> None:
+        """Keep what was composed for a segment, int16 [K, T]. `tools/listen.py` makes it heard."""
+        folder = self.folder.path / "samples" / f"step_{step:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{key}.npy", codes)
+
+    def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """uint8 [height, width, 3] each, to the trackers that take pictures."""
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({name: x[None] for name, x in pictures.items()}, step, **layout)
 
     def _write(self, step: int, split: str, values: dict[str, Any]) -> None:
         if not self.is_main:

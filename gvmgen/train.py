@@ -31,6 +31,7 @@ from gvmgen.flops import forward_flops
 from gvmgen.learnable import choose_learnable
 from gvmgen.model import code_losses
 from gvmgen.optimiser import adamw, learning_rate, set_learning_rate
+from gvmgen.pictures import attention_pictures, compose
 from gvmgen.runlog import RunLog, StepClock, StepReport
 from gvmgen.runs import STATE, RunFolder
 from gvmgen.saving import (
@@ -47,6 +48,7 @@ from gvmgen.start import check_data, identity, initial_model, make_accelerator, 
 from shards.reader import ShardSet
 from shards.spec import FEATURES
 
+NUM_SAMPLES = 2  # segments that music is composed for on the way
 MAX_SKIPPED = 20  # steps in a row whose gradient is not finite, before the run gives up
 
 
@@ -89,6 +91,10 @@ class Trainer:
         self.test_loader = self.make_loader(test_set) if can_test else None
         self.num_steps = config.steps or -(-config.epochs * len(train_set) // config.batch_size)
         self.is_sharded = accelerator.distributed_type == DistributedType.FSDP
+        if self.is_sharded and config.samples_every:
+            raise ValueError(
+                "samples_every: no process has the whole network under FSDP. Compose beside the run"
+            )
         self.step = self.num_samples = 0  # done, taken from the data
         self.num_skipped = 0  # steps in a row
         self.best: dict[str, Any] | None = None  # step and loss of the best validation
@@ -163,6 +169,9 @@ class Trainer:
             is_best = self.is_time_to_evaluate() and self.is_best(log)
             if is_best or self.step % self.config.save_every == 0:
                 self.save(is_best)
+            every = self.config.samples_every
+            if every and self.step % every == 0 and self.accelerator.is_main_process:
+                self.show_samples(log)
 
     def training_step(self, pieces: Iterator[Batch]) -> StepReport:
         """One optimiser step on this process's share of the global batch, in `grad_accum` pieces."""
@@ -296,6 +305,17 @@ class Trainer:
                     sums += losses
                     counts += predicted_codes(batch)
         return self.mean_over_processes(sums, counts)
+
+    def show_samples(self, log: RunLog) -> None:
+        """Compose for segments of the test split, and show what the network looks at."""
+        shown = self.test_set if len(self.test_set) else self.train_set
+        self.network.eval()
+        with self.average.composing() if self.average else nullcontext():
+            for index in range(min(NUM_SAMPLES, len(shown))):
+                sample = shown.read(index)
+                log.sample(self.step, sample.key, compose(self.network, sample))
+                if index == 0:
+                    log.pictures(self.step, attention_pictures(self.network, sample))
 
     def test_batches(self) -> Iterator[tuple[Batch, bool]]:
         """This process's share of the test split. One that has a batch less shows its last once more.

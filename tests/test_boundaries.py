@@ -158,7 +158,8 @@ def test_help_loads_no_torch_and_shows_an_example(command: str) -> None:
 TRAIN_FLAGS = (
     "--data --runs --run --preset --init --lr --weight-decay --batch-size --epochs --steps --warmup-steps "
     "--guidance-dropout --max-grad-norm --crop-s --precision --seed --grad-accum --save-every --keep-last "
-    "--eval-every --log-every --config --accept-changes --dry-run"
+    "--eval-every --log-every --config --accept-changes --dry-run --train --lora --lr-decay --ema --recompute "
+    "--compile --on-corrupt --samples-every --tracker --estimate"
 )
 GENERATE_FLAGS = (
     "--output -o --suffix --seed --takes --from --to --duration --preview --ending --loudness --sample-rate "

@@ -4,79 +4,46 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from gvmgen.checkpoint import read_config
 from gvmgen.config import TrainConfig
 from gvmgen.data import permutation
 from gvmgen.runs import RunFolder
 from gvmgen.train import train
 from shards.reader import ShardSet
-from shards.spec import CODE_RATE, NUM_PATCHES, Sample, ShardError
+from shards.spec import ShardError
 from shards.writer import write_shard
-
-ROOT = Path(__file__).resolve().parents[2]
-WIDTH = 32
-TINY = {
-    "feature_dim": WIDTH,
-    "projection_dim": WIDTH,
-    "transformation_num_heads": 2,
-    "transformation_num_layers": 2,
-    "dim": 32,
-    "num_layers": 2,
-    "num_heads": 2,
-}
-
-
-def make_sample(number: int, seconds: int, split: str) -> Sample:
-    random = np.random.default_rng(number)
-    features = random.standard_normal((seconds, NUM_PATCHES, WIDTH)).astype(np.float16)
-    codes = random.integers(0, 2048, (4, seconds * CODE_RATE)).astype(np.int16)
-    return Sample(f"segment_{number}", features, codes, {"split": split, "duration_s": float(seconds)})
+from tests.gvmgen.tiny_runs import (
+    TINY,
+    checkpoint,
+    command,
+    lines,
+    losses,
+    make_sample,
+    same,
+    tensors,
+    tiny_config,
+    two_processes,
+    wait_for_lines,
+)
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight segments of 2 and 3 s, one of them of the test split."""
-    folder = tmp_path_factory.mktemp("data")
-    samples = [make_sample(i, 2 + i % 2, "test" if i == 7 else "train") for i in range(8)]
-    write_shard(folder / "shards", 0, samples, plan_hash="plan", fingerprint={"codec": "none"})
-    return folder
-
-
-def tiny_config(data: Path, runs: Path, **changes: Any) -> TrainConfig:
-    settings: dict[str, Any] = {
-        "data": str(data),
-        "runs": str(runs),
-        "run": "tiny",
-        "preset": "pocket",
-        "model": TINY,
-        "lr": 3e-3,
-        "batch_size": 2,
-        "steps": 6,
-        "warmup_steps": 2,
-        "save_every": 100,
-        "eval_every": 0,
-        "log_every": 1,
-        "precision": "no",
-    }
-    return TrainConfig(**settings | changes)
-
-
-def losses(runs: Path) -> list[float]:
-    lines = (runs / "tiny" / "metrics.jsonl").read_text().splitlines()
-    return [line["loss"] for line in map(json.loads, lines) if line["split"] == "train"]
+def data(tiny_data: Path) -> Path:
+    return tiny_data
 
 
 @pytest.fixture(scope="session")
@@ -97,15 +64,12 @@ def interrupted_at_3(finished: Path, runs: Path) -> Path:
     return runs
 
 
-def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
-    return load_file(checkpoint / "model.safetensors") | load_file(checkpoint / "optimizer.safetensors")
-
-
 def test_a_run_logs_every_step_and_validates_when_asked(finished: Path) -> None:
-    lines = [json.loads(line) for line in (finished / "tiny/metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["split"] == "train"] == [1, 2, 3, 4, 5, 6]
-    assert [line["step"] for line in lines if line["split"] == "test"] == [3, 6]
-    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert [line["step"] for line in lines(finished, "train")] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines(finished, "test")] == [3, 6]
+    for line in lines(finished, "train") + lines(finished, "test"):
+        assert line["loss"] == pytest.approx(np.mean([line[f"loss_{k}"] for k in range(4)]))
+    assert all(0 < line["mfu"] < 1 and 0 <= line["data_wait"] < 1 for line in lines(finished, "train"))
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
@@ -114,10 +78,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     runs = interrupted_at_3(finished, tmp_path / "runs")
     train(tiny_config(data, runs, save_every=3, eval_every=3))
     assert losses(runs) == losses(finished)
-    last = Path("tiny/checkpoints/step_00000006")
-    resumed, whole = tensors(runs / last), tensors(finished / last)
-    assert resumed.keys() == whole.keys()
-    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert same(tensors(checkpoint(runs, 6)), tensors(checkpoint(finished, 6)))
     assert not list((runs / "tiny/checkpoints").glob(".*.tmp"))
 
 
@@ -161,6 +122,55 @@ def test_other_data_is_refused_unless_changes_are_accepted(
         train(config)
     train(config, accept_changes=True)
     assert len(losses(tmp_path / "runs")) == 8
+
+
+def test_a_checkpoint_of_other_data_is_refused_even_where_the_run_forgot_its_settings(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    runs = shutil.copytree(finished, tmp_path / "runs")
+    (runs / "tiny/config.json").unlink()
+    state = checkpoint(runs, 6) / "state.json"
+    state.write_text(state.read_text().replace('"plan_hash": "', '"plan_hash": "other'))
+    with pytest.raises(ValueError, match="state to resume has plan_hash"):
+        train(tiny_config(data, runs))
+
+
+def test_with_another_batch_size_it_goes_on_behind_the_segments_it_has_seen(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    runs = shutil.copytree(finished, tmp_path / "runs")
+    train(tiny_config(data, runs, batch_size=7, steps=8), accept_changes=True)
+    state = json.loads((checkpoint(runs, 8) / "state.json").read_text())
+    assert state["samples"] == 6 * 2 + 2 * 7
+    assert state["data"] | {"plan_hash": ""} == {
+        "plan_hash": "",
+        "seed": 0,
+        "epoch": 3,
+        "samples_consumed": 5,
+    }
+
+
+def test_a_run_of_an_older_version_goes_on_without_the_settings_that_came_later(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    runs = shutil.copytree(finished, tmp_path / "runs")
+    settings = json.loads((runs / "tiny/config.json").read_text())
+    for name in ("ema", "lora", "lr_decay", "train"):
+        del settings["train"][name]
+    (runs / "tiny/config.json").write_text(json.dumps(settings))
+    train(tiny_config(data, runs))
+    with pytest.raises(ValueError, match=r"train.ema: found 0.0, wanted 0.9"):
+        train(tiny_config(data, runs, ema=0.9))
+
+
+def test_weights_that_read_other_encoders_features_are_refused(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    given = shutil.copytree(checkpoint(finished, 6), tmp_path / "given")
+    config = json.loads((given / "config.json").read_text())
+    (given / "config.json").write_text(json.dumps(config | {"encoder_fingerprint": {"codec": "other"}}))
+    with pytest.raises(ValueError, match=r"codec: found 'other', wanted 'none'"):
+        train(tiny_config(data, tmp_path, init=str(given)))
 
 
 def test_two_processes_cannot_train_in_one_folder(data: Path, tmp_path: Path) -> None:
@@ -224,30 +234,30 @@ def test_gradients_that_stay_infinite_end_the_run(
 def test_a_corrupt_sample_ends_the_run_with_its_name_and_a_checkpoint(data: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(data, tmp_path / "data")
     config = tiny_config(folder, tmp_path, batch_size=1)
-    shards = ShardSet.open(folder / "shards", "train")
-    last_drawn = shards.samples[int(permutation(len(shards), config.seed, 0)[5])]
-    with last_drawn.tar.open("r+b") as tar:
-        tar.seek(last_drawn.record.fields["features.npy"].array_offset)
-        tar.write(b"\xff" * 64)
-    with pytest.raises(ShardError, match=last_drawn.record.key):
+    with pytest.raises(ShardError, match=damage_sixth(config)):
         train(config)
-    assert (tmp_path / "tiny/checkpoints/step_00000005/state.json").is_file()
+    assert (checkpoint(tmp_path, 5) / "state.json").is_file()
 
 
-def command(config: TrainConfig, folder: Path) -> list[str]:
-    """`gvm-train` with these settings, as a user's command line."""
-    file = folder / "settings.json"
-    file.write_text(json.dumps(asdict(config)))
-    return [str(ROOT / "gvm-train"), "--config", str(file)]
+def test_a_corrupt_sample_can_be_substituted_and_is_named_once(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(data, tmp_path / "data")
+    config = tiny_config(folder, tmp_path, batch_size=1, on_corrupt="substitute", steps=15)
+    key = damage_sixth(config)
+    train(config)
+    assert capsys.readouterr().err.count(f"sample {key} is corrupt, another takes its place") == 1
+    assert np.isfinite(losses(tmp_path)).all()
 
 
-def wait_for_lines(file: Path, number: int) -> None:
-    """Return once a process has written this many lines."""
-    for _ in range(1200):
-        if file.exists() and len(file.read_text().splitlines()) >= number:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{file} never had {number} lines")
+def damage_sixth(config: TrainConfig) -> str:
+    """Overwrite a part of the sample that is drawn sixth; its key."""
+    shards = ShardSet.open(Path(config.data) / "shards", "train")
+    drawn = shards.samples[int(permutation(len(shards), config.seed, 0)[5])]
+    with drawn.tar.open("r+b") as tar:
+        tar.seek(drawn.record.fields["features.npy"].array_offset)
+        tar.write(b"\xff" * 64)
+    return drawn.record.key
 
 
 @pytest.mark.slow
@@ -288,14 +298,61 @@ def test_a_run_whose_launcher_is_killed_saves_and_stops(data: Path, tmp_path: Pa
     raise AssertionError("the run went on without its launcher")
 
 
+ON_CPU = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+def test_a_run_whose_other_process_dies_saves_and_says_so(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, steps=100_000, save_every=100_000)
+    arguments = two_processes(command(config, tmp_path))
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=ON_CPU) as launcher:
+        wait_for_lines(config.run_folder / "metrics.jsonl", 3)
+        os.kill(second_process(launcher.pid), signal.SIGKILL)
+        _, stderr = launcher.communicate(timeout=120)
+    assert launcher.returncode != 0
+    assert "another process of this run is gone after step" in stderr
+    saved = RunFolder(config.run_folder).latest()
+    assert saved is not None
+    assert read_config(saved)[1].step >= 3
+
+
+def second_process(launcher: int) -> int:
+    """The id of the process of rank 1."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    environments = {int(child): Path(f"/proc/{child}/environ").read_bytes() for child in children}
+    (found,) = (child for child, text in environments.items() if b"\0RANK=1\0" in text)
+    return found
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_with_a_message_and_the_checkpoints_before(
+    data: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(data, tmp_path, steps=2, save_every=1)
+    train(config)
+    arguments = command(replace(config, steps=4), tmp_path)
+    # No file above 1 MB: what the system says is what a full disk's user sees, but for the reason.
+    limited = ["bash", "-c", 'ulimit -f 1000; exec "$@"', "bash", sys.executable, *arguments]
+    done = subprocess.run([*limited, "--accept-changes"], capture_output=True, text=True, check=False)
+    assert done.returncode == 5, done.stderr
+    assert "cannot write step 3" in done.stderr
+    assert "Traceback" not in done.stderr
+    kept = sorted(path.name for path in (config.run_folder / "checkpoints").iterdir())
+    assert kept == ["step_00000001", "step_00000002"]
+    train(replace(config, steps=4), accept_changes=True)
+    assert len(losses(tmp_path)) == 4
+
+
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(data: Path, tmp_path: Path) -> None:
     without_dropout = TINY | {"transformation_dropout": 0.0}
     one = tiny_config(data, tmp_path / "one", model=without_dropout)
     train(one)
     two = replace(one, runs=str(tmp_path / "two"))
-    launcher = [str(Path(sys.executable).with_name("accelerate")), "launch", "--cpu", "--num_processes", "2"]
-    subprocess.run([*launcher, *command(two, tmp_path)], check=True, capture_output=True)
+    done = subprocess.run(
+        two_processes(command(two, tmp_path)), check=True, capture_output=True, text=True, env=ON_CPU
+    )
+    assert "on 2 x cpu" in done.stderr
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 
 

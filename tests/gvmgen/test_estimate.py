@@ -1,0 +1,77 @@
+"""What a step takes, counted without computing it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from gvmgen.estimate import GB, Memory, empty_batch, estimate_memory, kept_bytes, memory_of
+from gvmgen.flops import forward_flops, matrix_rate
+from gvmgen.model import GVMGen
+from shards.spec import NUM_PATCHES
+from tests.gvmgen.tiny_runs import tiny_config
+
+CONFIG = tiny_config(Path(), Path(), precision="bf16", crop_s=2)
+
+
+def test_memory_is_counted_as_a_real_step_keeps_it() -> None:
+    torch.manual_seed(0)
+    real = kept_bytes(GVMGen(CONFIG.model_config).train(), CONFIG, 1)
+    with FakeTensorMode():
+        counted = kept_bytes(GVMGen(CONFIG.model_config).train(), CONFIG, 1)
+    assert counted == pytest.approx(real, rel=0.02)
+    assert min(counted) > 0
+
+
+def test_pieces_and_recomputing_take_less_and_frozen_weights_no_moments() -> None:
+    with FakeTensorMode():
+        network = GVMGen(CONFIG.model_config).train()
+        whole = memory_of(network, CONFIG)
+        pieces = memory_of(network, replace(CONFIG, grad_accum=2))
+        recomputed = memory_of(network, replace(CONFIG, recompute=True))
+        for parameter in network.decoder.parameters():
+            parameter.requires_grad_(False)
+        frozen = memory_of(network, CONFIG)
+    assert pieces.activations == whole.activations / 2
+    assert recomputed.activations < whole.activations
+    assert frozen.moments < whole.moments / 2
+    assert frozen.gradients == frozen.moments / 2
+
+
+def test_an_estimate_names_the_parts_and_says_what_fits() -> None:
+    text = estimate_memory(CONFIG)
+    size = sum(p.numel() for p in GVMGen(CONFIG.model_config).parameters())
+    assert f"{size / 1e6:.1f} M parameters" in text
+    assert "AdamW's moments" in text
+    assert "24 GB, as asked: " in text
+    assert text.endswith("fits")
+
+
+def test_what_is_too_large_for_one_card_is_shared_by_several() -> None:
+    large = Memory(
+        weights=8 * GB, gradients=8 * GB, moments=16 * GB, average=0, copies=4 * GB, activations=GB, logits=0
+    )
+    assert large.peak / GB == 8 + 16 + 8
+    assert large.sharded(4).peak / GB == 2 + 4 + 2
+
+
+@pytest.mark.parametrize("changes", [{}, {"pooling": "preserve"}, {"spatial_cross_attention_every": 0}])
+def test_arithmetic_is_counted_as_torch_counts_it(changes: dict[str, object]) -> None:
+    config = replace(CONFIG.model_config, **changes)
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        features, codes = empty_batch(CONFIG, 1)
+        GVMGen(config).eval()(features, codes)
+    causal_half = config.num_layers * 2 * codes.shape[2] ** 2 * config.dim
+    counted = counter.get_total_flops() - causal_half
+    found = forward_flops(config, features.shape[1], NUM_PATCHES, codes.shape[2])
+    assert found == pytest.approx(counted, rel=0.06)  # the delay's three steps more
+
+
+def test_a_machine_has_a_matrix_rate() -> None:
+    assert matrix_rate(torch.device("cpu"), torch.float32) > 1e8
