@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
@@ -161,12 +161,10 @@ def _segments_of(
 def _groups(book: SourceBook, config: CrawlConfig) -> Groups:
     """What belongs together: a source's segments, and sources of one song, dance or film."""
     groups = Groups(lambda group: split_of(group, config.test_share, config.seed))
-    for look in book.looks():
-        if isinstance(look, Source):
-            content = look.source_sha256[:16]
-            groups.join([content, *look.about.get("groups", ())])
-            if config.published_splits and "split" in look.about:
-                groups.fix(content, look.about["split"])
+    for sha256, about in book.contents():
+        groups.join([sha256[:16], *about.get("groups", ())])
+        if config.published_splits and "split" in about:
+            groups.fix(sha256[:16], about["split"])
     return groups
 
 
@@ -174,7 +172,7 @@ def _segment(source: Source, piece: Piece, groups: Groups, config: CrawlConfig) 
     key = segment_key(source.source_sha256, piece.start_s, piece.duration_s)
     group = groups.group(source.source_sha256[:16])
     return Segment(
-        **{f.name: getattr(source, f.name) for f in fields(Source)},
+        **source.to_json(),
         key=key,
         start_s=piece.start_s,
         duration_s=piece.duration_s,

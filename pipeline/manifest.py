@@ -28,7 +28,7 @@ class Source:
     about: dict[str, Any] = field(default_factory=dict)  # where it comes from: see pipeline/gather.py
 
     def to_json(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: getattr(self, name) for name in SOURCE_FIELDS}
 
 
 SOURCE_FIELDS = tuple(f.name for f in fields(Source))
@@ -46,6 +46,9 @@ class Segment(Source):
     shard: int  # by hash; `plan.py` has the last word
     dropped: str | None = None  # why the filters leave it out; see pipeline/filtering.py
 
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in SEGMENT_FIELDS}
+
     @property
     def identity(self) -> dict[str, Any]:
         """What the data set depends on. A file that only moved keeps its identity."""
@@ -60,11 +63,13 @@ class Segment(Source):
     @classmethod
     def from_json(cls, row: dict[str, Any], where: str) -> Self:
         """A row; fields that this version does not know are left aside. `where` opens an error."""
-        names = [f.name for f in fields(cls) if f.name in row]
-        missing = [f.name for f in fields(cls) if f.name not in row and f.name not in OPTIONAL]
+        missing = [name for name in SEGMENT_FIELDS if name not in row and name not in OPTIONAL]
         if missing:
             raise ValueError(f"{where}: the row lacks {', '.join(missing)}. Run: gvm-prep crawl-manifest")
-        return cls(**{name: row[name] for name in names})
+        return cls(**{name: row[name] for name in SEGMENT_FIELDS if name in row})
+
+
+SEGMENT_FIELDS = tuple(f.name for f in fields(Segment))
 
 
 def segment_key(source_sha256: str, start_s: int, duration_s: float) -> str:

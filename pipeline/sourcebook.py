@@ -16,7 +16,6 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +105,12 @@ class SourceBook:
         """Each wanted file with what is said of it, by content: the same content comes in a row."""
         query = "SELECT row, about FROM wanted JOIN looks USING (name) ORDER BY sha256, name"
         for row, about in self._database.execute(query):
-            look = look_of(json.loads(row))
-            yield replace(look, about=json.loads(about)) if isinstance(look, Source) else look
+            yield look_of(json.loads(row) | {"about": json.loads(about)})
+
+    def contents(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(hash, what is said of it) of each wanted file that can be cut."""
+        query = "SELECT sha256, about FROM wanted JOIN looks USING (name) WHERE sha256 != ''"
+        return ((sha256, json.loads(about)) for sha256, about in self._database.execute(query))
 
     def _want(self, name: str, about: dict[str, Any], is_former: bool) -> None:
         values = (os.fsencode(name), to_line(about), is_former)
