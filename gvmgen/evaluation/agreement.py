@@ -9,7 +9,8 @@ about the fit of music to video.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,11 +19,12 @@ import torch
 from torch import Tensor
 
 from gvmgen.evaluation.config import BATCH_SIZE, TEMPERATURE
-from gvmgen.evaluation.model import EvaluationModel, Fused, similarities
+from gvmgen.evaluation.model import EvaluationModel, similarities
 from gvmgen.evaluation.seconds import Pair
 from gvmgen.evaluation.statistics import Estimate, mean_estimate
 
 SHIFTS_S = (1, 2, 5, 10)
+PAIRS_AT_ONCE = 64
 ROUNDS = 20  # times that the pairs are dealt into batches
 FIGURES = {
     "accuracy": "pairs found in a batch, leak-free",
@@ -54,14 +56,36 @@ class Embedded:
 
     video: Tensor  # [t, D]
     music: Tensor  # [t, D]
-    attention: Tensor  # [t, t]
-    fused: Fused  # of a batch of one
+    ta: float
+    video_printed: Tensor  # [D], unit length
+    music_printed: Tensor  # [D], unit length
+    ta_printed: float
 
 
 @torch.no_grad()
-def embed(model: EvaluationModel, pair: Pair) -> Embedded:
-    video, music = model.video_tower(pair.video[None]), model.music_tower(pair.music[None])
-    return Embedded(video[0], music[0], model.alignment(video, music)[0], model.as_printed(video, music))
+def embed(model: EvaluationModel, pairs: Sequence[Pair]) -> list[Embedded]:
+    """Each pair, in order; those of one length go through the model together."""
+    embedded: dict[int, Embedded] = {}
+    by_length = sorted(range(len(pairs)), key=lambda index: pairs[index].num_seconds)
+    for _, group in itertools.groupby(by_length, key=lambda index: pairs[index].num_seconds):
+        alike = list(group)
+        for start in range(0, len(alike), PAIRS_AT_ONCE):
+            chunk = alike[start : start + PAIRS_AT_ONCE]
+            found = embed_alike(model, [pairs[index] for index in chunk])
+            embedded |= dict(zip(chunk, found, strict=True))
+    return [embedded[index] for index in range(len(pairs))]
+
+
+def embed_alike(model: EvaluationModel, pairs: Sequence[Pair]) -> Iterator[Embedded]:
+    """Pairs of one length."""
+    device = next(model.parameters()).device
+    video = model.video_tower(torch.stack([pair.video for pair in pairs]).to(device))  # [B, t, D]
+    music = model.music_tower(torch.stack([pair.music for pair in pairs]).to(device))
+    fused = model.as_printed(video, music)
+    ta = model.alignment(video, music).diagonal(dim1=1, dim2=2).mean(dim=1)  # [B, t, t] -> [B]
+    ta_printed = fused.attention.diagonal(dim1=1, dim2=2).mean(dim=1)
+    for row in zip(video, music, ta.tolist(), fused.video, fused.music, ta_printed.tolist(), strict=True):
+        yield Embedded(*row)
 
 
 def measure(model: EvaluationModel, pairs: Sequence[Pair], batch_size: int = BATCH_SIZE) -> Agreement:
@@ -98,19 +122,18 @@ def shifted(pair: Pair, seconds: int) -> Pair:
 
 def pair_values(model: EvaluationModel, pairs: Sequence[Pair], size: int) -> dict[str, np.ndarray]:
     """Each figure of each pair, [N]."""
-    device = next(model.parameters()).device
-    embedded = [embed(model, Pair(p.key, p.video.to(device), p.music.to(device))) for p in pairs]
+    embedded = embed(model, pairs)
     accuracy, cmr = in_batches(len(pairs), size, lambda i: batch_similarities([embedded[j] for j in i]))
-    fused_video = torch.cat([each.fused.video for each in embedded])
-    fused_music = torch.cat([each.fused.music for each in embedded])
-    accuracy_printed, cmr_printed = in_batches(len(pairs), size, lambda i: fused_video[i] @ fused_music[i].mT)
+    video = torch.stack([each.video_printed for each in embedded])
+    music = torch.stack([each.music_printed for each in embedded])
+    accuracy_printed, cmr_printed = in_batches(len(pairs), size, lambda i: video[i] @ music[i].mT)
     return {
         "accuracy": accuracy,
         "cmr": cmr,
-        "ta": np.array([float(each.attention.diagonal().mean()) for each in embedded]),
+        "ta": np.array([each.ta for each in embedded]),
         "accuracy_printed": accuracy_printed,
         "cmr_printed": cmr_printed,
-        "ta_printed": np.array([float(each.fused.attention[0].diagonal().mean()) for each in embedded]),
+        "ta_printed": np.array([each.ta_printed for each in embedded]),
     }
 
 

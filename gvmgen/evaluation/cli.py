@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gvmgen.console import run
+from gvmgen.console import ExitCode, run
 from gvmgen.encoders.presets import chosen_preset
 from gvmgen.evaluation.config import EvaluatorTraining
 
@@ -43,6 +43,9 @@ def train_command(
     ] = DEFAULTS.warmup_steps,
     seed: Annotated[int, typer.Option(min=0, help="Fixes weights, order, crops and dropout.")] = 0,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Resume although data or settings differ from the run's.")
+    ] = False,
 ) -> None:
     """Train the evaluation model on shards; then say CMR and TA on their test split, with controls.
 
@@ -61,4 +64,112 @@ def train_command(
     )
     from gvmgen.evaluation.training import train_evaluator
 
-    train_evaluator(data, run, training, save_every=save_every)
+    train_evaluator(data, run, training, save_every=save_every, accept_changes=accept_changes)
+
+
+@eval_app.command("score")
+def score_command(
+    videos: Annotated[Path, typer.Option(help="Folder of the videos.", show_default=False)],
+    system: Annotated[
+        list[str],
+        typer.Option(
+            help="NAME=FOLDER: a system's music, a file a video, named as it. Sound, video or MIDI.",
+            show_default=False,
+        ),
+    ],
+    reference: Annotated[
+        Path | None, typer.Option(help="Folder of the true music; the videos' own if it is in them.")
+    ] = None,
+    evaluator: Annotated[
+        Path | None, typer.Option(help="A model made by `gvm-eval train`, for CMR and TA.")
+    ] = None,
+    embedder: Annotated[
+        str, typer.Option(help="What FAD and its like listen with: encodec, clap=FOLDER, tagger=FOLDER.")
+    ] = "encodec",
+    out: Annotated[Path, typer.Option(help="Folder for the page, the tables, and what was measured.")] = Path(
+        "scores"
+    ),
+    examples: Annotated[int, typer.Option(min=0, help="Videos to watch and hear on the page.")] = 6,
+    soundfont: Annotated[Path | None, typer.Option(help="Instruments for MIDI, FILE.sf2.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a core")] = None,
+) -> None:
+    """Hold any systems' music for the same videos side by side: a page, a table, and JSON.
+
+    \b
+    gvm-eval score --videos videos --system ours=out/ours --system cmt=out/cmt --reference videos
+    """
+    from gvmgen.evaluation.pairing import named_folder
+
+    systems = [named_folder(option) for option in system]
+    from gvmgen.evaluation.report import score_folders
+
+    scores = score_folders(
+        videos,
+        systems,
+        reference,
+        out,
+        embedder=embedder,
+        evaluator=evaluator,
+        examples=examples,
+        soundfont=soundfont,
+        workers=workers,
+    )
+    print(f"{out / 'report.html'}: {len(scores.systems)} systems, {len(scores.videos)} videos")
+    if scores.failures:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+@eval_app.command("listen")
+def listen_command(
+    videos: Annotated[Path, typer.Option(help="Folder of the videos.", show_default=False)],
+    system: Annotated[
+        list[str], typer.Option(help="NAME=FOLDER: a system's music, as for score.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="The page; the key to it goes beside it.")] = Path("listen.html"),
+    films: Annotated[int, typer.Option(min=1, help="Films a listener gets, each with every system.")] = 8,
+    seconds: Annotated[float, typer.Option(min=1, help="Of each film, from its start.")] = 30.0,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes the codes that hide the systems.")] = 0,
+    soundfont: Annotated[Path | None, typer.Option(help="Instruments for MIDI, FILE.sf2.")] = None,
+) -> None:
+    """Make a listening test: one page, blind and in balanced order, that works without a server.
+
+    \b
+    gvm-eval listen --videos videos --system ours=out/ours --system cmt=out/cmt
+    """
+    from gvmgen.evaluation.pairing import named_folder
+
+    systems = [named_folder(option) for option in system]
+    from gvmgen.evaluation.listening import make_test
+
+    print(
+        make_test(
+            videos,
+            systems,
+            out,
+            films_per_listener=films,
+            seconds=seconds,
+            seed=seed,
+            soundfont=soundfont,
+        )
+    )
+
+
+@eval_app.command("listen-results")
+def listen_results_command(
+    results: Annotated[list[Path], typer.Argument(help="The listeners' files.", show_default=False)],
+    key: Annotated[Path, typer.Option(help="The key that `gvm-eval listen` left.")] = Path("listen.key.json"),
+    out: Annotated[Path | None, typer.Option(help="Write the numbers as JSON, too.")] = None,
+) -> None:
+    """Means with 95 % intervals, significance and agreement, of all listeners, of experts, of others.
+
+    \b
+    gvm-eval listen-results results/*.json --key listen.key.json
+    """
+    import json
+
+    from gvmgen.evaluation.ratings import markdown, rate, to_json
+
+    ratings = rate(results, key)
+    print(markdown(ratings))
+    if out is not None:
+        out.write_text(json.dumps(to_json(ratings), indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -27,11 +27,11 @@ def energy_motion(sound: Sound, motion: Motion) -> float:
 
 
 def cut_alignment(times: np.ndarray, motion: Motion) -> float:
-    """How well beats or onsets fall on cuts: 0 what shifted ones reach, 1 one on every cut. NaN without cuts.
+    """How near beats or onsets are to cuts: -1 … 1, 0 what shifted ones reach. NaN without cuts.
 
     The reward of a cut is exp(-d² / 2σ²), d its distance to the nearest time: the beat alignment of AIST++
     (Li et al. 2021, arXiv 2101.08779), with cuts for the dancer's beats. Dense beats would reach 1 anywhere:
-    the mean over circular shifts is the chance level that is taken off.
+    the mean over circular shifts, which is the level of chance, is taken off.
     """
     if not len(motion.cuts):
         return float("nan")
@@ -41,9 +41,7 @@ def cut_alignment(times: np.ndarray, motion: Motion) -> float:
     offsets = (np.arange(1, _SHIFTS + 1) * 0.6180339887 % 1) * motion.duration_s
     shifted = (times[None] + offsets[:, None]) % motion.duration_s  # [shifts, times]
     chance = float(np.mean([_reward(row, motion.cuts) for row in shifted]))
-    if chance > 0.999:
-        return float("nan")  # times everywhere: nothing could be told
-    return (_reward(times, motion.cuts) - chance) / (1 - chance)
+    return _reward(times, motion.cuts) - chance
 
 
 def _reward(times: np.ndarray, cuts: np.ndarray) -> float:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import gcd
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,30 +18,12 @@ from gvmgen.encoders.audio import AudioCodec
 from gvmgen.encoders.fingerprint import weights_sha256
 from gvmgen.encoders.hub import hub_or_cache
 from gvmgen.encoders.presets import MissingWeightsError, encoder_config
+from gvmgen.evaluation.embedding import Embedder, Embedding
 from gvmgen.evaluation.extras import needed
 from shards.spec import CODE_RATE, SAMPLE_RATE
 
 _WINDOW_S = 10  # what CLAP and the taggers of AudioSet were trained on
 _LEAST_S = 1.0  # a shorter rest of the music is no window of its own
-
-
-@dataclass(frozen=True, kw_only=True)
-class Embedding:
-    """One piece of music."""
-
-    rows: np.ndarray  # float32 [R, D], R >= 1
-    classes: np.ndarray | None = None  # float32 [L]: probabilities, where the embedder is a tagger
-
-
-class Embedder(Protocol):
-    """A frozen model that listens."""
-
-    @property
-    def description(self) -> str:
-        """For people: which model, which weights."""
-
-    def embed(self, waveform: np.ndarray) -> Embedding:
-        """waveform: float32 [N] at 32 kHz, mono."""
 
 
 def load_embedder(choice: str) -> Embedder:

@@ -20,6 +20,7 @@ from gvmgen.evaluation.distribution import (
     kernel_width,
     kl_divergence,
 )
+from gvmgen.evaluation.evaluated import Evaluated
 from gvmgen.evaluation.measuring import Heard
 from gvmgen.evaluation.motion import Motion
 from gvmgen.evaluation.sound import Sound, key_agreement, tempo_agreement
@@ -43,10 +44,15 @@ class SystemScores:
     """All numbers of one system."""
 
     name: str
+    has_music: np.ndarray  # bool [I]
     items: dict[str, np.ndarray]  # by metric [I]
     estimates: dict[str, Estimate]
     shuffled: dict[str, float]  # metrics of a pair, with the music of other videos
     of_halves: dict[str, list[float]] = field(default_factory=dict)  # metrics of sets
+
+    @property
+    def num_pieces(self) -> int:
+        return int(self.has_music.sum())
 
 
 class Reference:
@@ -62,12 +68,21 @@ class Reference:
 
 
 def judge(
-    name: str, videos: Sequence[str], motions: Mapping[str, Motion], takes: Takes, reference: Reference | None
+    name: str,
+    videos: Sequence[str],
+    motions: Mapping[str, Motion],
+    takes: Takes,
+    reference: Reference | None,
+    evaluated: Evaluated | None = None,
 ) -> SystemScores:
     """The numbers of a system with music for some of the videos; a video may lack its picture's measures."""
     first = {video: found[0] for video, found in takes.items()}
     items = {metric: _of_pairs(videos, motions, takes, measure) for metric, measure in PAIR_METRICS.items()}
     items |= _of_sounds(videos, motions, first) | _diversities(videos, takes)
+    control = _shuffled(motions, first)
+    if evaluated is not None:
+        items |= {metric: _column(videos, values) for metric, values in evaluated.items.items()}
+        control |= evaluated.shuffled
     estimates: dict[str, Estimate] = {}
     of_halves: dict[str, list[float]] = {}
     if reference is not None:
@@ -76,9 +91,10 @@ def judge(
     estimates |= {metric: mean_estimate(values) for metric, values in items.items()}
     return SystemScores(
         name=name,
+        has_music=np.array([video in takes for video in videos]),
         items=items,
         estimates={metric: estimate for metric, estimate in estimates.items() if estimate.num},
-        shuffled=_shuffled(motions, first),
+        shuffled=control,
         of_halves=of_halves,
     )
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
-from multiprocessing import get_context
+from functools import cache
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from gvmgen.encoders.media import MediaError, probe, read_waveform
-from gvmgen.evaluation.embedders import Embedder, Embedding, load_embedder
+from gvmgen.evaluation.embedding import Embedder, Embedding
 from gvmgen.evaluation.midi import render_midi
 from gvmgen.evaluation.motion import Motion, measure_motion
 from gvmgen.evaluation.pairing import MIDI
@@ -24,12 +26,15 @@ from shards.spec import SAMPLE_RATE
 _VERSION = 1  # of what is measured: another one measures every file again
 
 
+Kind = Literal["picture", "sound", "watched", "heard"]  # the last two: as an evaluator reads them
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One file to be measured."""
+    """One file to be measured in one way."""
 
     path: Path
-    is_video: bool  # its picture, else its sound
+    kind: Kind
     limit_s: float | None = None  # of the sound: no longer than its video
 
 
@@ -50,25 +55,42 @@ class Listener:
     embedder: str  # as --embedder names it
     description: str  # of the loaded embedder: other weights, other measures
     soundfont: Path | None = None
+    evaluator: Path | None = None
+    encoders: str = ""  # of the evaluator; as JSON
 
     @classmethod
-    def create(cls, cache: Path, embedder: str, soundfont: Path | None = None) -> Self:
-        """Loads the embedder once, to know its weights. Raises as `load_embedder` does."""
+    def create(
+        cls, cache: Path, embedder: str, soundfont: Path | None = None, evaluator: Path | None = None
+    ) -> Self:
+        """Loads the models once, to know their weights. Raises as their loading does."""
+        from gvmgen.evaluation.embedders import load_embedder
+
+        encoders = ""
+        if evaluator is not None:
+            from gvmgen.evaluation.evaluator import load_evaluator
+
+            encoders = json.dumps(load_evaluator(evaluator).info.encoder_fingerprint, sort_keys=True)
         cache.mkdir(parents=True, exist_ok=True)
         return cls(
             cache=cache,
             embedder=embedder,
             description=load_embedder(embedder).description,
             soundfont=soundfont,
+            evaluator=evaluator,
+            encoders=encoders,
         )
 
     def place(self, job: Job) -> Path:
         """Where the measures of a file lie; another one once the file is changed."""
         about = job.path.stat()
-        parts: list[Any] = [_VERSION, job.path.resolve(), about.st_size, about.st_mtime_ns]
-        if not job.is_video:
-            soundfont = self.soundfont if job.path.suffix.lower() in MIDI else None
-            parts += [self.description, job.limit_s, soundfont]
+        soundfont = self.soundfont if job.path.suffix.lower() in MIDI else None
+        made_by = {
+            "picture": (),
+            "sound": (self.description, job.limit_s, soundfont),
+            "watched": (self.encoders,),
+            "heard": (self.encoders, job.limit_s, soundfont),
+        }[job.kind]
+        parts = (_VERSION, job.kind, job.path.resolve(), about.st_size, about.st_mtime_ns, *made_by)
         digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:24]
         return self.cache / f"{digest}.npz"
 
@@ -76,6 +98,11 @@ class Listener:
         """What was measured of a video."""
         with np.load(self.place(job)) as values:
             return Motion(curve=values["curve"], cuts=values["cuts"], duration_s=float(values["duration_s"]))
+
+    def seconds(self, job: Job) -> np.ndarray:
+        """float32 [t, D]: what an evaluator reads of a file."""
+        with np.load(self.place(job)) as values:
+            return values["seconds"]
 
     def heard(self, job: Job) -> Heard:
         """What was measured of a piece of music."""
@@ -97,7 +124,9 @@ def measure_all(listener: Listener, jobs: Sequence[Job], workers: int) -> Iterat
             yield job, ""
         else:
             waiting.append(job)
-    if not waiting:
+    if workers == 1 or len(waiting) == 1:
+        _start(listener)
+        yield from ((job, _measure(job)) for job in waiting)
         return
     context = get_context("spawn")  # a forked process would inherit torch's threads in any state
     with ProcessPoolExecutor(
@@ -107,53 +136,93 @@ def measure_all(listener: Listener, jobs: Sequence[Job], workers: int) -> Iterat
 
 
 _LISTENER: list[Listener] = []  # of a worker process
-_EMBEDDER: list[Embedder] = []
 
 
 def _start(listener: Listener) -> None:
-    import torch
-
-    torch.set_num_threads(1)  # the processes share the cores
-    _LISTENER.append(listener)
+    _LISTENER[:] = [listener]
 
 
 def _measure(job: Job) -> str:
     """Why the file could not be measured, else ``. One broken file does not stop the others."""
     (listener,) = _LISTENER
     try:
-        values = _look(job.path) if job.is_video else _listen(job, listener)
+        values = MEASURES[job.kind](job, listener)
     except (MediaError, ValueError) as error:
         return " ".join(str(error).split())
     _save(listener.place(job), values)
     return ""
 
 
-def _look(path: Path) -> dict[str, Any]:
-    return asdict(measure_motion(path))
+def _look(job: Job, _: Listener) -> dict[str, Any]:
+    return asdict(measure_motion(job.path))
 
 
 def _listen(job: Job, listener: Listener) -> dict[str, Any]:
-    if not _EMBEDDER:
-        _EMBEDDER.append(load_embedder(listener.embedder))
     waveform, full_s = read_music(job.path, job.limit_s, listener.soundfont)
-    if not len(waveform):
-        raise ValueError(f"{job.path}: holds no sound (0 s)")
-    embedding = _EMBEDDER[0].embed(waveform)
+    embedding = _embedder(listener.embedder).embed(waveform)
     values: dict[str, Any] = {"rows": embedding.rows, "full_s": full_s}
     if embedding.classes is not None:
         values["classes"] = embedding.classes
     return values | {f"sound.{name}": value for name, value in asdict(measure_sound(waveform)).items()}
 
 
+def _watch_as_evaluator(job: Job, listener: Listener) -> dict[str, Any]:
+    return {"seconds": _evaluator(listener.evaluator).watch(job.path).numpy()}
+
+
+def _hear_as_evaluator(job: Job, listener: Listener) -> dict[str, Any]:
+    waveform, _ = read_music(job.path, job.limit_s, listener.soundfont)
+    return {"seconds": _evaluator(listener.evaluator).hear(waveform).numpy()}
+
+
+MEASURES: dict[Kind, Callable[[Job, Listener], dict[str, Any]]] = {
+    "picture": _look,
+    "sound": _listen,
+    "watched": _watch_as_evaluator,
+    "heard": _hear_as_evaluator,
+}
+
+
+@cache
+def _embedder(choice: str) -> Embedder:
+    """Loaded once a process, when its first piece of music comes."""
+    from gvmgen.evaluation.embedders import load_embedder
+
+    _one_thread_a_process()
+    return load_embedder(choice)
+
+
+@cache
+def _evaluator(folder: Path) -> Any:
+    from gvmgen.evaluation.evaluator import load_evaluator
+
+    _one_thread_a_process()
+    return load_evaluator(folder)
+
+
+def _one_thread_a_process() -> None:
+    import torch
+
+    if parent_process() is not None:
+        torch.set_num_threads(1)  # the processes share the cores
+
+
 def read_music(path: Path, limit_s: float | None, soundfont: Path | None) -> tuple[np.ndarray, float]:
-    """float32 [N] at 32 kHz of any music file, at most limit_s of it, and the whole one's seconds."""
+    """float32 [N] at 32 kHz of any music file, at most limit_s of it, and the whole one's seconds.
+
+    Raises ValueError where there is no sound in it.
+    """
     if path.suffix.lower() in MIDI:
+        assert soundfont is not None, "asked for before the work begins"
         waveform = render_midi(path, soundfont)
-        size = len(waveform) if limit_s is None else round(limit_s * SAMPLE_RATE)
-        return waveform[:size], len(waveform) / SAMPLE_RATE
-    full_s = probe(path, needs_picture=False).duration_s
-    wanted_s = full_s if limit_s is None else min(limit_s, full_s)
-    return read_waveform(path, duration_s=wanted_s), full_s
+        full_s = len(waveform) / SAMPLE_RATE
+        waveform = waveform if limit_s is None else waveform[: round(limit_s * SAMPLE_RATE)]
+    else:
+        full_s = probe(path, needs_picture=False).duration_s
+        waveform = read_waveform(path, duration_s=full_s if limit_s is None else min(limit_s, full_s))
+    if not len(waveform):
+        raise ValueError(f"{path}: holds no sound (0 s)")
+    return waveform, full_s
 
 
 def _save(path: Path, values: dict[str, Any]) -> None:

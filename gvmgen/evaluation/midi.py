@@ -10,20 +10,15 @@ from gvmgen.evaluation.extras import needed
 from shards.spec import SAMPLE_RATE
 
 
-def render_midi(path: Path, soundfont: Path | None) -> np.ndarray:
-    """float32 [N] at 32 kHz, mono. Raises ValueError for a file that is no MIDI, or without a soundfont."""
-    if soundfont is None:
-        raise ValueError(f"{path}: is MIDI, and needs instruments: name a soundfont, --soundfont FILE.sf2")
-    if not soundfont.is_file():
-        raise ValueError(f"--soundfont {soundfont}: no such file")
+def render_midi(path: Path, soundfont: Path) -> np.ndarray:
+    """float32 [N] at 32 kHz, mono. Raises ValueError for a file that is no MIDI, or no soundfont."""
     symusic = needed("symusic")
     try:
         score = symusic.Score(str(path))
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read as MIDI: {error}") from error
     try:
-        synthesizer = symusic.Synthesizer(str(soundfont), SAMPLE_RATE)
-        stereo = synthesizer.render(score, stereo=True)  # [2, N]
+        stereo = symusic.Synthesizer(str(soundfont), SAMPLE_RATE).render(score, stereo=True)  # [2, N]
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: cannot be rendered with {soundfont}: {error}") from error
     waveform = np.asarray(stereo, np.float32).mean(axis=0)

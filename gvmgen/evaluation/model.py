@@ -37,7 +37,7 @@ class Fused(NamedTuple):
 
 
 def distance_bias(num_seconds: int, num_heads: int, device: torch.device) -> Tensor:
-    """float32 [H, t, t]: -slope_h * |i - j|, distances but no places. ALiBi (Press et al. 2022), symmetric."""
+    """float32 [H, t, t]: -slope_h * |i - j|: distance, no place. ALiBi (Press et al. 2022), made symmetric."""
     seconds = torch.arange(num_seconds, device=device, dtype=torch.float32)
     slopes = STEEPEST_SLOPE * 0.5 ** torch.arange(num_heads, device=device)
     return -slopes[:, None, None] * (seconds[:, None] - seconds).abs()

@@ -1,0 +1,263 @@
+"""`gvm-eval score`: any systems' music for the same videos, held side by side."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from gvmgen.encoders.probe import MediaError, probe
+from gvmgen.evaluation.evaluated import Evaluated, evaluate
+from gvmgen.evaluation.judging import Reference, SystemScores, Takes, judge
+from gvmgen.evaluation.measuring import Job, Listener, measure_all
+from gvmgen.evaluation.metrics import BY_NAME, METRICS, OF_SETS
+from gvmgen.evaluation.pairing import System, find_music, find_videos
+from gvmgen.evaluation.statistics import adjusted, paired_p, paired_p_of_halves
+
+REFERENCE = "reference"  # its name in the tables
+CACHE_NAME = "measured"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be scored."""
+
+    videos: dict[str, Path]
+    systems: tuple[System, ...]
+    reference: System | None
+
+    @property
+    def all_systems(self) -> tuple[System, ...]:
+        return self.systems if self.reference is None else (self.reference, *self.systems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two systems by one metric."""
+
+    metric: str
+    first: str
+    second: str
+    difference: float  # first - second, over the videos that both have
+    p: float  # adjusted over all comparisons of the table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """All that the table, the page and the JSON show."""
+
+    videos: list[str]
+    embedder: str
+    systems: list[SystemScores]  # the reference first, where there is one
+    comparisons: list[Comparison]
+    missing: dict[str, list[str]]  # videos without music, by system
+    extra: dict[str, list[str]]  # files without a video, by system
+    failures: dict[str, str]  # why, by file
+
+    @property
+    def candidates(self) -> list[SystemScores]:
+        """The systems without the reference."""
+        return [system for system in self.systems if system.name != REFERENCE]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; null where there is no value."""
+        return {
+            "videos": self.videos,
+            "embedder": self.embedder,
+            "systems": {s.name: _system_json(s, self.videos) for s in self.systems},
+            "comparisons": [_finite(asdict(each)) for each in self.comparisons],
+            "missing": self.missing,
+            "extra": self.extra,
+            "failures": self.failures,
+        }
+
+
+def make_plan(videos: Path, systems: Sequence[tuple[str, Path]], reference: Path | None) -> Plan:
+    """Find everything. Raises ValueError for a folder that cannot be used, or a name given twice."""
+    names = [name for name, _ in systems]
+    for name in names:
+        if names.count(name) > 1 or name == REFERENCE:
+            raise ValueError(f"--system {name}=…: the name is taken; give another one")
+    found = find_videos(videos)
+    return Plan(
+        videos=found,
+        systems=tuple(find_music(name, folder, found) for name, folder in systems),
+        reference=None if reference is None else find_music(REFERENCE, reference, found),
+    )
+
+
+def score(plan: Plan, listener: Listener, workers: int | None = None) -> Scores:
+    """Measure all files that are not measured yet, then compare. A broken file is named and left out."""
+    limits_s = {video: duration_of(path) for video, path in plan.videos.items()}
+    looks = {video: Job(path=path, kind="picture") for video, path in plan.videos.items()}
+    sounds = {system.name: _jobs(system, limits_s) for system in plan.all_systems}
+    jobs = [
+        *looks.values(),
+        *(job for of_video in sounds.values() for of_take in of_video.values() for job in of_take),
+    ]
+    if listener.evaluator is not None:
+        jobs += [as_evaluator(job) for job in jobs]
+    failures = _measure(listener, jobs, workers)
+    motions = {v: listener.motion(job) for v, job in looks.items() if str(job.path) not in failures}
+    reference = None
+    if plan.reference is not None:
+        reference = Reference(_takes(listener, sounds[REFERENCE], failures, REFERENCE))
+    videos = list(plan.videos)
+    systems = [
+        judge(
+            system.name,
+            videos,
+            motions,
+            _takes(listener, sounds[system.name], failures, system.name),
+            None if system is plan.reference else reference,
+            _evaluated(listener, looks, sounds[system.name], failures),
+        )
+        for system in plan.all_systems
+    ]
+    return Scores(
+        videos=videos,
+        embedder=listener.description,
+        systems=systems,
+        comparisons=compare([system for system in systems if system.name != REFERENCE]),
+        missing={s.name: list(s.missing) for s in plan.all_systems if s.missing},
+        extra={s.name: list(s.extra) for s in plan.all_systems if s.extra},
+        failures=failures,
+    )
+
+
+def duration_of(video: Path) -> float | None:
+    """Seconds; None where the file cannot be read, which is said when it is looked at."""
+    try:
+        return probe(video).duration_s
+    except MediaError:
+        return None
+
+
+def _jobs(system: System, limits_s: dict[str, float | None]) -> dict[str, list[Job]]:
+    """What is to be heard, by video."""
+    return {
+        video: [sound_job(path, limits_s[video]) for path in paths] for video, paths in system.takes.items()
+    }
+
+
+def sound_job(path: Path, limit_s: float | None) -> Job:
+    """Music, to be heard no longer than its video is."""
+    return Job(path=path, kind="sound", limit_s=limit_s)
+
+
+def as_evaluator(job: Job) -> Job:
+    """The same file, as an evaluator reads it."""
+    return replace(job, kind="watched" if job.kind == "picture" else "heard")
+
+
+def _measure(listener: Listener, jobs: Iterable[Job], workers: int | None) -> dict[str, str]:
+    """Why files failed, by path."""
+    unique = list(dict.fromkeys(jobs))
+    done = measure_all(listener, unique, workers or os.cpu_count() or 1)
+    bar = tqdm(done, total=len(unique), desc="measuring", unit=" files", smoothing=0)
+    return {str(job.path): reason for job, reason in bar if reason}
+
+
+def _takes(listener: Listener, jobs: dict[str, list[Job]], failures: dict[str, str], name: str) -> Takes:
+    takes = {
+        video: [listener.heard(job) for job in of_video if str(job.path) not in failures]
+        for video, of_video in jobs.items()
+    }
+    found = {video: heard for video, heard in takes.items() if heard}
+    if not found:
+        path, reason = next(iter(failures.items()))
+        raise ValueError(f"--system {name}: none of its files can be used; {path}: {reason}")
+    return found
+
+
+def _evaluated(
+    listener: Listener, looks: dict[str, Job], sounds: dict[str, list[Job]], failures: dict[str, str]
+) -> Evaluated | None:
+    """What the evaluator says of each video with its first take; None without an evaluator."""
+    if listener.evaluator is None:
+        return None
+    pairs = {
+        video: (looks[video], jobs[0])
+        for video, jobs in sounds.items()
+        if not {str(looks[video].path), str(jobs[0].path)} & set(failures)
+    }
+    return evaluate(
+        listener.evaluator,
+        {
+            video: (listener.seconds(as_evaluator(look)), listener.seconds(as_evaluator(sound)))
+            for video, (look, sound) in pairs.items()
+        },
+    )
+
+
+def compare(systems: Sequence[SystemScores]) -> list[Comparison]:
+    """Every pair of systems by every metric that has a better and a worse; p adjusted over all of them."""
+    found = [
+        comparison
+        for metric in METRICS
+        if metric.better
+        for first, second in combinations(systems, 2)
+        if (comparison := _compared(metric.name, first, second)) is not None
+    ]
+    p_values = adjusted([each.p for each in found])
+    return [Comparison(**(asdict(each) | {"p": p})) for each, p in zip(found, p_values, strict=True)]
+
+
+def _compared(metric: str, first: SystemScores, second: SystemScores) -> Comparison | None:
+    if metric not in first.estimates or metric not in second.estimates:
+        return None
+    if metric in OF_SETS:
+        difference = first.estimates[metric].value - second.estimates[metric].value
+        # The same random halves: of the same videos only.
+        is_paired = np.array_equal(first.has_music, second.has_music)
+        halves = (first.of_halves[metric], second.of_halves[metric]) if is_paired else ([], [])
+        p = paired_p_of_halves(*halves, difference)
+    else:
+        a, b = first.items[metric], second.items[metric]
+        difference, p = _mean(a - b), paired_p(a, b)
+    return Comparison(metric=metric, first=first.name, second=second.name, difference=difference, p=p)
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _system_json(system: SystemScores, videos: list[str]) -> dict[str, Any]:
+    estimates = {
+        metric: _finite(asdict(estimate))
+        | ({"shuffled": system.shuffled[metric]} if metric in system.shuffled else {})
+        for metric, estimate in system.estimates.items()
+    }
+    items = {
+        video: _finite({metric: float(values[i]) for metric, values in system.items.items()})
+        for i, video in enumerate(videos)
+    }
+    return {"metrics": estimates, "items": items}
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
+    }
+
+
+def write_json(scores: Scores, path: Path) -> None:
+    path.write_text(
+        json.dumps(scores.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
+
+
+def described(metric: str) -> str:
+    """A metric's title with an arrow to its better side."""
+    arrow = {"higher": " ↑", "lower": " ↓", "": ""}[BY_NAME[metric].better]
+    return BY_NAME[metric].title + arrow
