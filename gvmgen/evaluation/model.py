@@ -37,7 +37,7 @@ class Fused(NamedTuple):
 
 
 def distance_bias(num_seconds: int, num_heads: int, device: torch.device) -> Tensor:
-    """float32 [H, t, t]: -slope_h * |i - j|: distance, no place. ALiBi (Press et al. 2022), made symmetric."""
+    """float32 [H, t, t]: -slope_h * |i - j|: distance, no place. ALiBi (Press et al. 2022), symmetric."""
     seconds = torch.arange(num_seconds, device=device, dtype=torch.float32)
     slopes = STEEPEST_SLOPE * 0.5 ** torch.arange(num_heads, device=device)
     return -slopes[:, None, None] * (seconds[:, None] - seconds).abs()
@@ -66,11 +66,9 @@ class TowerLayer(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x: [B, t, D]; bias: [H, t, t]. Returns [B, t, D]."""
-        heads = [
-            split_heads(part, self.num_heads)
-            for part in self.query_key_value(self.norm_attention(x)).chunk(3, -1)
-        ]
-        mixed = merge_heads(fn.scaled_dot_product_attention(*heads, attn_mask=bias))
+        parts = self.query_key_value(self.norm_attention(x)).chunk(3, dim=-1)
+        query, key, value = (split_heads(part, self.num_heads) for part in parts)
+        mixed = merge_heads(fn.scaled_dot_product_attention(query, key, value, attn_mask=bias))
         x = x + self._drop(self.out(mixed))
         return x + self._drop(self.down(self._drop(fn.gelu(self.up(self.norm_feed_forward(x))))))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from gvmgen.evaluation.config import EvaluatorConfig, EvaluatorTraining
 from gvmgen.evaluation.evaluator import TRAINING, EvaluatorInfo, read_evaluator, save_evaluator
 from gvmgen.evaluation.model import EvaluationModel, diagonals, info_nce, similarities
 from gvmgen.evaluation.seconds import Pair, load_pairs
-from gvmgen.optimiser import learning_rate, load_state_tensors, set_learning_rate, state_tensors
+from gvmgen.optimiser import learning_rate
 from gvmgen.runs import STATE, RunFolder, write_text
 from gvmgen.signals import StopRequest
 from shards.reader import ShardSet
@@ -102,8 +103,7 @@ class Trainer:
             self.model.parameters(), lr=training.lr, weight_decay=training.weight_decay
         )
         if checkpoint is not None:
-            tensors = load_file(checkpoint / OPTIMISER)
-            load_state_tensors(self.model, self.optimiser, tensors, str(checkpoint / OPTIMISER))
+            load_moments(self.optimiser, load_file(checkpoint / OPTIMISER))
 
     def restored(self, checkpoint: Path) -> EvaluationModel:
         model, self.info = read_evaluator(checkpoint)
@@ -134,7 +134,7 @@ class Trainer:
     def take_step(self, step: int) -> float:
         """One optimiser step; returns the loss, in nats and squares."""
         self.model.train()
-        set_learning_rate(self.optimiser, learning_rate(step, self.training.steps, self.schedule))
+        self.optimiser.param_groups[0]["lr"] = learning_rate(step, self.training.steps, self.schedule)
         rng = np.random.default_rng([self.training.seed, step])
         excerpts = draw_excerpts(self.batch(step), rng)
         torch.manual_seed(int(rng.integers(2**63)))  # dropout
@@ -143,7 +143,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad()
-        return float(loss)
+        return loss.item()
 
     def batch(self, step: int) -> list[Pair]:
         """No pair stands twice in a batch: each epoch leaves out what does not fill one."""
@@ -157,7 +157,7 @@ class Trainer:
 
     def write_checkpoint(self, folder: Path) -> None:
         save_evaluator(folder, self.model, self.info)
-        save_file(state_tensors(self.model, self.optimiser), folder / OPTIMISER)
+        save_file(moments(self.optimiser), folder / OPTIMISER)
         (folder / STATE).write_text(json.dumps({"step": self.info.step}) + "\n")
 
 
@@ -224,6 +224,21 @@ def alignment_loss(own: Tensor) -> Tensor:
     Squared, as the publication's text and official code have it; the equation as printed has no square.
     """
     return (1 - own).square().mean()
+
+
+def moments(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as `<number of the parameter>/<moment>`."""
+    state = optimiser.state_dict()["state"]
+    return {f"{number}/{name}": tensor for number, each in state.items() for name, tensor in each.items()}
+
+
+def load_moments(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Undo `moments`."""
+    state: dict[int, dict[str, Tensor]] = defaultdict(dict)
+    for key, tensor in tensors.items():
+        number, name = key.split("/")
+        state[int(number)][name] = tensor
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": dict(state)})
 
 
 def say(line: str) -> None:
