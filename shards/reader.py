@@ -1,7 +1,8 @@
 """Commit records -> random access to samples by byte offset; a plain WebDataset stream beside it.
 
-`ShardSet` is for the page cache and local disks: exact, any order. `stream` is for slow object stores: shard
-by shard, and a weaker promise. Neither ever unpickles, and neither ever hands out a part of a sample.
+`ShardSet` is for local disks, and for object stores through a cache on one: exact, any order. `stream` needs
+no disk: shard by shard, and a weaker promise. Neither ever unpickles, and neither ever hands out a part of a
+sample.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from shards.feature_codec import Int8Codec
 from shards.record import SampleRecord, ShardRecord, canonical_json, remedy
+from shards.remote import RemotePath
+from shards.sample_cache import Extent, sample_cache
 from shards.spec import (
     CODES,
     FEATURES,
@@ -36,6 +40,7 @@ from shards.spec import (
     fingerprint_differences,
 )
 
+NUM_LOADERS = 16
 CHECK_BYTES = 1 << 20  # a checksum reads in steps that stay in the processor's cache
 
 
@@ -71,7 +76,8 @@ class ShardSet:
         Raises ShardError where there is no complete shard, a tar is not what its record says, or two shards
         were made with different encoders.
         """
-        records = [_load_beside_tar(path) for path in record_files(directory)]
+        with ThreadPoolExecutor(NUM_LOADERS) as threads:  # an object store answers many as fast as one
+            records = list(threads.map(_load_beside_tar, record_files(directory)))
         if not records:
             raise ShardError(f"{directory}: no complete shard here. Make some: gvm-prep encode --shards 0-99")
         _refuse_mixed(records)
@@ -96,15 +102,15 @@ class ShardSet:
     def read(self, index: int) -> Sample:
         """One whole sample, checked against its checksums."""
         ref = self.samples[index]
-        with _opened(ref) as descriptor:
-            payloads = {name: _read_field(ref, descriptor, name) for name in FIELDS}
+        with _opened(ref) as opened:
+            payloads = {name: _read_field(ref, opened, name) for name in FIELDS}
         return _decode(ref, payloads)
 
     def read_array(self, index: int, name: str) -> np.ndarray:
         """One array field of a sample as it lies in the tar, checked against its checksum."""
         ref = self.samples[index]
-        with _opened(ref) as descriptor:
-            return _decode_array(ref, name, _read_field(ref, descriptor, name))
+        with _opened(ref) as opened:
+            return _decode_array(ref, name, _read_field(ref, opened, name))
 
     def read_features(self, index: int, out: np.ndarray, start: int = 0) -> None:
         """Fill `out`, float16 [frames, P, D], with a sample's features from frame `start` on.
@@ -130,10 +136,10 @@ class ShardSet:
         wanted = (field.dtype, field.shape[1:])
         assert (str(out.dtype), out.shape[1:]) == wanted, f"{out.dtype} {out.shape} for rows {wanted}"
         assert 0 <= start <= start + len(out) <= field.shape[0], f"rows from {start} of {field.shape}"
-        with _opened(ref) as descriptor:
+        with _opened(ref) as opened:
             _fill(
                 ref,
-                descriptor,
+                opened,
                 out.reshape(-1).view(np.uint8).data,
                 field.array_offset + start * field.row_bytes,
             )
@@ -142,12 +148,12 @@ class ShardSet:
         """Read a sample through and compare its checksums. Raises ShardError that names sample and field."""
         ref = self.samples[index]
         scratch = memoryview(bytearray(CHECK_BYTES))
-        with _opened(ref) as descriptor:
+        with _opened(ref) as opened:
             for name, field in ref.record.fields.items():
                 checksum = 0
                 for done in range(0, field.size, CHECK_BYTES):
                     piece = scratch[: min(CHECK_BYTES, field.size - done)]
-                    _fill(ref, descriptor, piece, field.offset + done)
+                    _fill(ref, opened, piece, field.offset + done)
                     checksum = zlib.crc32(piece, checksum)
                 _compare(ref, name, checksum)
 
@@ -225,26 +231,50 @@ def _refuse_twice(records: Sequence[tuple[Path, ShardRecord]]) -> None:
                 )
 
 
+class _Opened(NamedTuple):
+    """A tar, or as much of it as lies on this machine."""
+
+    descriptor: int
+    start: int = 0  # byte of the tar at which the file begins
+
+
 @contextmanager
-def _opened(ref: SampleRef) -> Iterator[int]:
-    """A descriptor of the sample's tar, which must still be the one its record describes."""
+def _opened(ref: SampleRef) -> Iterator[_Opened]:
+    """The sample's tar, which must still be the one its record describes; a remote one's sample, fetched."""
+    opened = _open_fetched(ref, ref.tar) if isinstance(ref.tar, RemotePath) else _Opened(_open_tar(ref))
+    try:
+        yield opened
+    finally:
+        os.close(opened.descriptor)
+
+
+def _open_tar(ref: SampleRef) -> int:
     try:
         descriptor = os.open(ref.tar, os.O_RDONLY)
     except OSError as error:
         raise ref.error(f"its tar cannot be opened ({error.strerror})") from error
-    try:
-        size = os.fstat(descriptor).st_size
-        if size != ref.tar_bytes:
-            raise ref.error(f"its tar holds {size} bytes, the commit record says {ref.tar_bytes}")
-        yield descriptor
-    finally:
+    size = os.fstat(descriptor).st_size
+    if size != ref.tar_bytes:
         os.close(descriptor)
+        raise ref.error(f"its tar holds {size} bytes, the commit record says {ref.tar_bytes}")
+    return descriptor
 
 
-def _fill(ref: SampleRef, descriptor: int, out: memoryview, offset: int) -> None:
+def _open_fetched(ref: SampleRef, tar: RemotePath) -> _Opened:
+    extent = Extent(tar, ref.record.fields)
+    try:
+        descriptor, broken = sample_cache().open(extent)
+    except FileNotFoundError as error:
+        raise ref.error("its tar is not there") from error
+    if broken is not None:
+        raise ref.error(broken)
+    return _Opened(descriptor, extent.start)
+
+
+def _fill(ref: SampleRef, opened: _Opened, out: memoryview, offset: int) -> None:
     while out:
         try:
-            count = os.preadv(descriptor, [out], offset)
+            count = os.preadv(opened.descriptor, [out], offset - opened.start)
         except OSError as error:
             raise ref.error(f"its tar cannot be read at byte {offset} ({error.strerror})") from error
         if count == 0:
@@ -252,10 +282,10 @@ def _fill(ref: SampleRef, descriptor: int, out: memoryview, offset: int) -> None
         out, offset = out[count:], offset + count
 
 
-def _read_field(ref: SampleRef, descriptor: int, name: str) -> bytearray:
+def _read_field(ref: SampleRef, opened: _Opened, name: str) -> bytearray:
     field = ref.record.fields[name]
     payload = bytearray(field.size)
-    _fill(ref, descriptor, memoryview(payload), field.offset)
+    _fill(ref, opened, memoryview(payload), field.offset)
     _compare(ref, name, zlib.crc32(payload))
     return payload
 

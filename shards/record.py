@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from shards.feature_codec import Int8Codec
+from shards.remote import RemotePath
 from shards.spec import CODES, FEATURES, SPEC_VERSION, Fingerprint, ShardError
 
 
@@ -132,7 +133,7 @@ def canonical_json(value: object) -> bytes:
     ).encode()
 
 
-def remedy(path: Path) -> str:
+def remedy(path: Path | RemotePath) -> str:
     """The command that remakes the shard a tar or record belongs to."""
     return f"Run: gvm-prep encode --shards {int(path.stem)} --force"
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from shards.remote import Folder
 
 SPEC_VERSION = 1
 
@@ -51,18 +52,18 @@ class Sample:
     meta: dict[str, Any] = field(default_factory=dict)  # the manifest row, frame times in seconds
 
 
-def tar_path(directory: Path, shard: int) -> Path:
+def tar_path(directory: Folder, shard: int) -> Folder:
     """`000042.tar`; its commit record and failures lie beside it."""
     if not 0 <= shard <= 999_999:
         raise ShardError(f"shard {shard}: a shard number lies in 0 … 999999")
     return directory / f"{shard:06d}.tar"
 
 
-def record_path(directory: Path, shard: int) -> Path:
+def record_path(directory: Folder, shard: int) -> Folder:
     return tar_path(directory, shard).with_suffix(".json")
 
 
-def failures_path(directory: Path, shard: int) -> Path:
+def failures_path(directory: Folder, shard: int) -> Folder:
     return tar_path(directory, shard).with_suffix(".failures.jsonl")
 
 

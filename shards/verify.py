@@ -6,9 +6,11 @@ import hashlib
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from shards.reader import ShardSet
 from shards.record import SampleRecord, ShardRecord, remedy
+from shards.remote import RemotePath
 from shards.spec import META, Sample, ShardError, check_sample, record_path, tar_path
 
 
@@ -27,13 +29,31 @@ def verify_shard(directory: Path, shard: int, deep: bool = False) -> list[str]:
         return [str(error)]
     if not tar.exists():
         return [f"{tar}: its commit record is here, the tar is not. {remedy(tar)}"]
+    if isinstance(tar, RemotePath):
+        return _remote_problems(tar, record, deep)
     problems = [*_size_problems(tar, record), *_member_problems(tar, record)]
     if deep and not problems:
         problems += [*_sample_problems(tar, record), *_hash_problems(tar, record)]
     return problems
 
 
-def _size_problems(tar: Path, record: ShardRecord) -> Iterator[str]:
+def _remote_problems(tar: RemotePath, record: ShardRecord, deep: bool) -> list[str]:
+    """Shallow: size alone, as a store keeps an object as it was put. Deep: fetched, and read here."""
+    problems = list(_size_problems(tar, record))
+    if problems or not deep:
+        return problems
+    with TemporaryDirectory(prefix="gvm-verify-") as folder:
+        here = Path(folder, tar.name)
+        tar.download(here)
+        problems = [
+            *_member_problems(here, record),
+            *_sample_problems(here, record),
+            *_hash_problems(here, record),
+        ]
+    return [problem.replace(str(here), str(tar)) for problem in problems]
+
+
+def _size_problems(tar: Path | RemotePath, record: ShardRecord) -> Iterator[str]:
     size = tar.stat().st_size
     if size == record.tar_bytes:
         return

@@ -60,7 +60,7 @@ def write_shard(
     directory.mkdir(parents=True, exist_ok=True)
     tar, record_file = tar_path(directory, shard), record_path(directory, shard)
     packer = _Packer(feature_codec)
-    with _only_writer(directory, shard):
+    with only_writer(directory, shard):
         with _written_aside(tar) as (file, commit):
             hashed = _HashedFile(file)
             with _syncing_behind(file) as sync_behind:
@@ -201,7 +201,7 @@ def _syncing_behind(file: IO[bytes]) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _only_writer(directory: Path, shard: int) -> Iterator[None]:
+def only_writer(directory: Path, shard: int) -> Iterator[None]:
     """Hold this shard against every other process; the kernel lets go when the holder dies."""
     lock = directory / f".{shard:06d}.lock"
     with _locked(lock, shard):

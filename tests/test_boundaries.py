@@ -109,7 +109,7 @@ def test_training_needs_neither_clip_nor_ffmpeg() -> None:
 
 def test_shards_need_no_torch() -> None:
     needed = set().union(*(packages(reachable(name)) for name in modules() if is_in(name, "shards")))
-    assert needed - set(sys.stdlib_module_names) == {"shards", "numpy", "webdataset"}
+    assert needed - set(sys.stdlib_module_names) == {"shards", "numpy", "webdataset", "fsspec"}
 
 
 def flags(module: str, app: str) -> dict[str, set[str]]:
