@@ -34,7 +34,7 @@ def _setting(name: str, text: str, *flags: str) -> Any:
 @train_app.command()
 def train_command(
     context: typer.Context,
-    data: Annotated[str | None, _setting("data", "Folder that holds shards/.")] = None,
+    data: Annotated[str | None, _setting("data", "Folder or URL (s3://…) that holds shards/.")] = None,
     runs: Annotated[str | None, _setting("runs", "Folder of all runs.")] = None,
     run: Annotated[str | None, _setting("run", "Name of this run; the preset's by default.")] = None,
     preset: Annotated[

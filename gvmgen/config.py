@@ -132,7 +132,7 @@ class TrainConfig:
     """One training run. The defaults are the publication's recipe (section 4.2)."""
 
     # where things lie
-    data: str = "data"  # folder that holds shards/
+    data: str = "data"  # folder that holds shards/, or the URL of one: s3://bucket/set
     runs: str = "runs"
     run: str | None = None  # the run's name; the preset's by default
 

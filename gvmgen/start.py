@@ -20,6 +20,7 @@ from gvmgen.optimiser import learning_rate
 from gvmgen.runs import MODEL_CONFIG, find_model
 from gvmgen.signals import is_launched
 from shards.reader import ShardSet
+from shards.remote import shards_of
 from shards.spec import Fingerprint, fingerprint_differences
 
 MUSICGEN_LICENCE = "CC-BY-NC-4.0, as MusicGen's weights that it was trained from"
@@ -27,7 +28,7 @@ MUSICGEN_LICENCE = "CC-BY-NC-4.0, as MusicGen's weights that it was trained from
 
 def check_data(train_set: ShardSet, config: TrainConfig) -> None:
     """Raise ValueError unless the preset's network can read these shards."""
-    where = Path(config.data) / "shards"
+    where = shards_of(config.data)
     if not len(train_set):
         raise ValueError(f"{where}: no segment of the train split. Make more: gvm-prep encode --shards 0-99")
     width = train_set.samples[0].record.fields["features.npy"].shape[-1]

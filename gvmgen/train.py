@@ -46,6 +46,7 @@ from gvmgen.saving import (
 from gvmgen.signals import StopRequest
 from gvmgen.start import check_data, identity, initial_model, make_accelerator, summary
 from shards.reader import ShardSet
+from shards.remote import shards_of
 from shards.spec import FEATURES
 
 NUM_SAMPLES = 2  # segments that music is composed for on the way
@@ -58,7 +59,7 @@ def train(config: TrainConfig, *, accept_changes: bool = False, dry_run: bool = 
     Raises ShardError where there are no shards to read, ValueError where data, settings and model do not fit
     each other or the run's folder, OSError where a checkpoint cannot be written or a process is lost.
     """
-    shards = Path(config.data) / "shards"
+    shards = shards_of(config.data)
     train_set, test_set = ShardSet.open(shards, "train"), ShardSet.open(shards, "test")
     check_data(train_set, config)
     accelerator = make_accelerator(config)
