@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gvmgen.config import TrainConfig
 from gvmgen.console import ExitCode, run
 from gvmgen.encoders.presets import chosen_preset
 from gvmgen.evaluation.config import EvaluatorTraining
@@ -65,6 +66,62 @@ def train_command(
     from gvmgen.evaluation.training import train_evaluator
 
     train_evaluator(data, run, training, save_every=save_every, accept_changes=accept_changes)
+
+
+@eval_app.command("ablate")
+def ablate_command(
+    data: Annotated[Path, typer.Option(help="Folder that holds shards/.")] = Path("data"),
+    evaluator: Annotated[Path, typer.Option(help="A model made by `gvm-eval train` on these shards.")] = Path(
+        "runs/eval"
+    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for runs and table; what is there is not made again.")
+    ] = Path("ablation"),
+    preset: Annotated[str | None, typer.Option(help="Size of the network. $GVM_PRESET sets it too.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A variant to train; again for more.", show_default="all")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each variant.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each.")] = 300,
+    batch_size: Annotated[int, typer.Option(min=1, help="Segments a step.")] = 8,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    warmup_steps: Annotated[int, typer.Option(min=0, help="Steps in which the rate rises.")] = 30,
+    crop_s: Annotated[
+        float | None, typer.Option(help="Train on a random stretch of this many seconds.")
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="A model folder: variants start from those of its weights that fit.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="no (fp32), bf16, fp16 or auto.")] = "auto",
+) -> None:
+    """Train and measure the publication's table 5: what each part of the network is worth.
+
+    Variants: base, queries_1, queries_2, queries_4, queries_8, queries_32, sum, preserve, no_spatial,
+    no_temporal, no_time_axis, video_level. The base has 16 queries, averaged, and a time axis.
+
+    \b
+    gvm-eval ablate --data data/pocket --evaluator runs/eval --preset pocket
+    """
+    base = TrainConfig(
+        data=str(data),
+        preset=chosen_preset(preset),
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        warmup_steps=warmup_steps,
+        crop_s=crop_s,
+        precision=precision,
+        save_every=steps,
+        eval_every=steps,
+        keep_last=1,
+    )
+    from gvmgen.evaluation.ablation import VARIANTS, Ablation, ablate
+
+    ablation = Ablation(
+        base=base, evaluator=evaluator, out=out, variants=only or tuple(VARIANTS), num_seeds=seeds, init=init
+    )
+    if ablate(ablation):
+        print((out / "table.md").read_text(), end="")
 
 
 @eval_app.command("score")

@@ -34,6 +34,10 @@ from scenario import FAMILIES, make_scenario, truth_per_second
 
 from gvmgen.decoding import SamplingConfig, generate_codes
 from gvmgen.encoders.media import read_frames, read_waveform
+from gvmgen.evaluation import load_evaluator
+from gvmgen.evaluation.agreement import measure, table
+from gvmgen.evaluation.evaluator import Evaluator
+from gvmgen.evaluation.seconds import make_pair as pair_of
 from gvmgen.generate import Composer
 from shards.spec import CODE_RATE, SAMPLE_RATE
 
@@ -184,6 +188,21 @@ def following(heard: list[Heard], truths: list[dict]) -> dict[str, float]:
     }
 
 
+def correspondence(evaluator: Evaluator, videos: list[Path], waveforms: list[np.ndarray]) -> dict[str, float]:
+    """What an evaluator, which knows true pairs only, makes of these: leak-free, in batches of 16."""
+    pairs = [
+        pair_of(video.stem, evaluator.watch(video), evaluator.hear(waveform))
+        for video, waveform in zip(videos, waveforms, strict=True)
+    ]
+    found = measure(evaluator.model, pairs)
+    print(table(found))
+    return {
+        f"cmr16.{figure}{'' if control == 'true' else f'_{control}'}": found.figures[figure][control].value
+        for figure in ("accuracy", "cmr", "ta")
+        for control in ("true", "shuffled")
+    }
+
+
 def with_interval(
     figures: Callable[[list, list], dict[str, float]],
     heard: list[Heard],
@@ -234,6 +253,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=SamplingConfig.guidance)
     parser.add_argument("--top-k", type=int, default=SamplingConfig.top_k)
     parser.add_argument("--temperature", type=float, default=SamplingConfig.temperature)
+    parser.add_argument("--evaluator", type=Path, help="a run of gvm-eval train; without it no cmr16 figures")
     parser.add_argument("--truth", action="store_true", help="measure the corpus' own music: the ceiling")
     parser.add_argument("--json", type=Path, help="write the figures as flat keys")
     report(parser.parse_args())
@@ -256,6 +276,8 @@ def report(args: argparse.Namespace) -> None:
     intervals = with_interval(following, heard, truths)
     shuffled = with_interval(following, heard, truths[1:] + truths[:1])
     figures |= sound_figures(heard)
+    if args.evaluator:
+        figures |= correspondence(load_evaluator(args.evaluator), videos, waveforms)
     for name, (value, low, high) in intervals.items():
         figures[name], figures[f"{name}_shuffled"] = value, shuffled[name][0]
         control = "{:.3f} [{:.3f}, {:.3f}]".format(*shuffled[name])
