@@ -9,34 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 
 from gvmgen.console import ExitCode
-from pipeline.cli import app, main
+from pipeline.cli import main
 from pipeline.folder import DataFolder
-from pipeline.manifest import Segment, segment_key, write_manifest
+from pipeline.manifest import write_manifest
 from shards.record import ShardRecord
 from shards.spec import Sample
 from shards.writer import write_shard
+from tests.pipeline.made_segments import segment
 
 FINGERPRINT = {"video": {"model": "none"}, "audio": {"model": "none"}}
-
-
-def segment(number: int) -> Segment:
-    sha256 = f"{number:064x}"[::-1]
-    return Segment(
-        source=f"{number}.mp4",
-        source_size=1,
-        source_mtime_ns=1,
-        source_sha256=sha256,
-        source_duration_s=2.0,
-        key=segment_key(sha256, 0, 2.0),
-        start_s=0,
-        duration_s=2.0,
-        group=sha256[:16],
-        split="train",
-        shard=number,
-    )
 
 
 @pytest.fixture
@@ -165,17 +148,6 @@ def test_verify_passes_sound_shards_and_names_the_sample_of_a_flipped_bit(
 def test_verify_needs_no_manifest(data: DataFolder, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.move(data.shards, "elsewhere/shards")
     assert gvm_prep(capsys, "verify", "--data", "elsewhere")[0] == ExitCode.OK
-
-
-ENCODE_FLAGS = (
-    "--shards --data --preset --device --retry --force --cache --stop-after --dry-run "
-    "--feature-codec --engine --task-cpus --task-gpus"
-)
-
-
-def test_gvm_prep_encode_has_the_flags_that_users_know() -> None:
-    command = typer.main.get_command(app).commands["encode"]  # type: ignore[attr-defined]
-    assert {flag for parameter in command.params for flag in parameter.opts} == set(ENCODE_FLAGS.split())
 
 
 def test_planning_twice_says_the_same(data: DataFolder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,24 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from pipeline.cli import app
 from tests.pipeline.made_videos import make_video
-
-FLAGS = {
-    "crawl-manifest": "sources --out --segment-s --stride-s --min-s --num-shards --test-share --seed "
-    "--append --published-splits --cookies --allow-private --max-gb --max-hours",
-    "filter": "--data --score --keep --tagger --threads",
-    "report": "--data --out --samples",
-}
-
-
-@pytest.mark.parametrize("name", FLAGS)
-def test_the_flags_are_these(name: str) -> None:
-    command = get_command(app).commands[name]  # type: ignore[attr-defined]
-    assert " ".join(parameter.opts[0] for parameter in command.params) == FLAGS[name]
 
 
 def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

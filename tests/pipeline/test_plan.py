@@ -8,26 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.folder import choose
-from pipeline.manifest import Segment, segment_key
 from pipeline.plan import FinishedShard, Plan, freeze, read_plan, write_plan
-
-
-def segment(number: int, shard: int) -> Segment:
-    sha256 = f"{number:064x}"[::-1]
-    return Segment(
-        source=f"{number}.mp4",
-        source_size=1,
-        source_mtime_ns=1,
-        source_sha256=sha256,
-        source_duration_s=30.0,
-        key=segment_key(sha256, 0, 30.0),
-        start_s=0,
-        duration_s=30.0,
-        group=sha256[:16],
-        split="train",
-        shard=shard,
-    )
-
+from tests.pipeline.made_segments import segment
 
 SEGMENTS = [segment(number, shard=number % 3) for number in range(1, 8)]
 FIRST = freeze({}, SEGMENTS, lambda shard: None)
