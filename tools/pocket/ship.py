@@ -1,7 +1,8 @@
-"""Put trained weights into the package: gvmgen/pocket/{clip,codec,model}, fp16.
+"""Put trained weights into the package: gvmgen/pocket/{clip,codec,model,evaluator}, fp16.
 
     python tools/pocket/ship.py --clip runs/pocket_clip/clip --codec runs/pocket_codec/codec
     python tools/pocket/ship.py --model runs/pocket/checkpoints/step_00001000
+    python tools/pocket/ship.py --evaluator runs/pocket_eval
 
 The encoders go first: shards, and so the network, are made with the very weights that ship.
 """
@@ -19,6 +20,7 @@ from transformers import EncodecModel
 
 from gvmgen.checkpoint import load_model, save_model
 from gvmgen.encoders.presets import POCKET_DIR
+from gvmgen.evaluation.evaluator import load_evaluator, save_evaluator
 
 LICENCE = "Apache-2.0"
 PROVENANCE = {
@@ -46,15 +48,21 @@ def ship_model(source: Path, package: Path) -> None:
     save_model(package, model.half(), shipped)
 
 
+def ship_evaluator(source: Path, package: Path) -> None:
+    evaluator = load_evaluator(source)
+    save_evaluator(package, evaluator.model, evaluator.info, torch.float16)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("clip", "codec", "model"):
+    ships = {"clip": ship_clip, "codec": ship_codec, "model": ship_model, "evaluator": ship_evaluator}
+    for name in ships:
         parser.add_argument(f"--{name}", type=Path, help=f"the trained {name}'s folder")
     parser.add_argument("--package", type=Path, default=POCKET_DIR)
     args = parser.parse_args()
-    for name, ship in (("clip", ship_clip), ("codec", ship_codec), ("model", ship_model)):
+    for name, ship in ships.items():
         source = getattr(args, name)
         if source is not None:
             ship(source, args.package / name)
