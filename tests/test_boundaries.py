@@ -152,6 +152,10 @@ FLAGS = {  # of every command, in any order: scripts and habits hang on them. Wh
     "gvm-eval score": (
         "--videos --system --reference --evaluator --embedder --out --examples --soundfont --workers"
     ),
+    "gvm-eval ablate": (
+        "--data --evaluator --out --preset --only --seeds --steps --batch-size --lr --warmup-steps --crop-s "
+        "--init --precision"
+    ),
     "gvm-eval listen": "--videos --system --out --films --seconds --seed --soundfont",
     "gvm-eval listen-results": "--key --out",
 }
