@@ -55,7 +55,7 @@ def may_import(importer: str, imported: str) -> bool:
         return is_in(imported, "gvmgen.encoders", "shards")
     if is_in(imported, "gvmgen.encoders"):
         return imported in TORCH_FREE_ENCODERS or is_in(
-            importer, "gvmgen.generate", "gvmgen.finish", "gvmgen.evaluation"
+            importer, "gvmgen.generate", "gvmgen.finish", "gvmgen.evaluation", "gvmgen.studio"
         )
     return is_in(imported, "gvmgen", "shards")
 
@@ -116,6 +116,7 @@ APPS = {
     "gvm-prep": "pipeline.cli:app",
     "gvm-train": "gvmgen.cli:train_app",
     "gvm-gen": "gvmgen.generate_cli:generate_app",
+    "gvm-studio": "gvmgen.studio.cli:studio_app",
     "gvm-eval": "gvmgen.evaluation.cli:eval_app",
 }
 FLAGS = {  # of every command, in any order: scripts and habits hang on them. Who adds one, adds it here
@@ -124,6 +125,10 @@ FLAGS = {  # of every command, in any order: scripts and habits hang on them. Wh
         "--epochs --steps --warmup-steps --guidance-dropout --max-grad-norm --ema --crop-s --precision "
         "--seed --grad-accum --recompute --compile --on-corrupt --save-every --keep-last --eval-every "
         "--log-every --samples-every --tracker --config --accept-changes --dry-run --estimate"
+    ),
+    "gvm-studio": (
+        "--folder --host --port --allow-host --max-upload --max-length --model --preset --runs --device "
+        "--precision"
     ),
     "gvm-gen": (
         "--output -o --suffix --seed --takes --from --to --duration --preview --ending --loudness "
@@ -139,7 +144,7 @@ FLAGS = {  # of every command, in any order: scripts and habits hang on them. Wh
     "gvm-prep plan": "--data",
     "gvm-prep encode": (
         "--shards --data --out --preset --device --retry --force --cache --feature-codec --cache-gb "
-        "--deadline-s --stop-after --engine --task-cpus --task-gpus --dry-run"
+        "--precision --deadline-s --stop-after --engine --task-cpus --task-gpus --dry-run"
     ),
     "gvm-prep slurm-script": "--data --preset --elements --gpus --cpus --memory-gb --hours --partition",
     "gvm-prep status": "--data",
