@@ -40,3 +40,14 @@ def make_video(
     ]
     subprocess.run(command, check=True, timeout=60)
     return path
+
+
+def make_many(folder: Path, count: int, duration_s: float = 6.0) -> Path:
+    """Videos that differ in their bytes alone: one film, each with another number in a box nobody reads."""
+    film = make_video(folder / "film.mp4", duration_s).read_bytes()
+    (folder / "film.mp4").unlink()
+    for number in range(count):
+        payload = number.to_bytes(8, "big")
+        box = (8 + len(payload)).to_bytes(4, "big") + b"free" + payload
+        (folder / f"{number:05d}.mp4").write_bytes(film + box)
+    return folder
