@@ -23,16 +23,20 @@ class Average:
 
     @contextmanager
     def composing(self) -> Iterator[None]:
-        """Inside, the network has the averaged weights; no weight is copied."""
+        """Inside, the network has the averaged weights."""
         self._swap()
         try:
             yield
         finally:
             self._swap()
 
+    @torch.no_grad()
     def _swap(self) -> None:
+        """By value: a sharded network computes from memory of its own, not from what a parameter names."""
         for name, parameter in learning(self.network):
-            parameter.data, self.tensors[name] = self.tensors[name], parameter.data
+            held = parameter.clone()
+            parameter.copy_(self.tensors[name])
+            self.tensors[name].copy_(held)
 
 
 def learning(network: nn.Module) -> Iterator[tuple[str, Tensor]]:

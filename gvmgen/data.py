@@ -142,6 +142,9 @@ class SegmentLoader:
         if self.device.type == "cuda" and self.device.index is None:
             # The current device belongs to a thread; the one that copies is another.
             self.device = torch.device("cuda", torch.cuda.current_device())
+        codec = shards.samples[0].feature_codec  # the same for the whole data set
+        self.scales = None if codec is None else torch.tensor(codec.scales, device=self.device)
+        self.decodes_on_device = codec is not None and self.device.type != "cpu"  # half the bytes to move
         self.on_corrupt = on_corrupt
         self.substituted: Counter[str] = Counter()  # by key of the corrupt sample
         self._position = 0  # in the endless sequence, of the next batch to hand out
@@ -173,6 +176,14 @@ class SegmentLoader:
     def seek(self, position: int) -> None:
         """Go on as if so many samples had been handed out, over all processes."""
         self._position = position
+
+    def windows(self, position: int) -> list[Window]:
+        """What the batch at `position` shows, over all processes; a substitute may show less."""
+        return [self._window(self.plan.draw(position + i)) for i in range(self.plan.batch_size)]
+
+    @property
+    def num_patches(self) -> int:
+        return self.shards.samples[0].record.fields[FEATURES].shape[1]
 
     def __iter__(self) -> Generator[Batch, None, None]:
         start, size = self._position, self.plan.batch_size
@@ -227,8 +238,9 @@ class SegmentLoader:
         num_frames = max(window.num_frames for window in windows)
         num_code_frames = max(window.num_code_frames for window in windows)
         fields = self.shards.samples[piece[0].index].record.fields
-        features = buffer.features((len(piece), num_frames, *fields[FEATURES].shape[1:]))
-        codes = buffer.codes((len(piece), fields[CODES].shape[0], num_code_frames))
+        dtype = torch.int8 if self.decodes_on_device else torch.float16
+        features = buffer.take((len(piece), num_frames, *fields[FEATURES].shape[1:]), dtype)
+        codes = buffer.take((len(piece), fields[CODES].shape[0], num_code_frames), torch.int64)
         rows = zip(piece, features.numpy(), codes.numpy(), strict=True)
         return _Rows(features, codes, [readers.submit(self._fill_row, *row) for row in rows])
 
@@ -264,7 +276,10 @@ class SegmentLoader:
 
     def _read_window(self, index: int, window: Window, features: np.ndarray, codes: np.ndarray) -> None:
         frames, code_frames, start = window.num_frames, window.num_code_frames, window.start_s * CODE_RATE
-        self.shards.read_features(index, features[:frames], window.start_s * FRAME_RATE)
+        if self.decodes_on_device:
+            self.shards.read_rows(index, FEATURES, features[:frames], window.start_s * FRAME_RATE)
+        else:
+            self.shards.read_features(index, features[:frames], window.start_s * FRAME_RATE)
         features[frames:] = 0
         codes[:, :code_frames] = self.shards.read_array(index, CODES)[:, start : start + code_frames]
         codes[:, code_frames:] = 0
@@ -280,17 +295,29 @@ class SegmentLoader:
             num_frames=_lengths([window.num_frames for window in windows], rows.features.shape[1]),
             num_code_frames=_lengths([window.num_code_frames for window in windows], rows.codes.shape[2]),
         )
-        return batch if self.device.type == "cpu" else self._to_device(batch)
+        return self._decoded(batch) if self.device.type == "cpu" else self._to_device(batch)
 
     def _to_device(self, batch: Batch) -> Batch:
         """Copy beside the computation, on a stream of its own, and wait for the copy in this thread."""
         if self.device.type != "cuda":
-            return _map_tensors(batch, lambda tensor: tensor.to(self.device))
+            return self._decoded(_map_tensors(batch, lambda tensor: tensor.to(self.device)))
         stream = torch.cuda.Stream(self.device)
         with torch.cuda.stream(stream):
-            moved = _map_tensors(batch, lambda tensor: tensor.to(self.device, non_blocking=True))
+            moved = self._decoded(
+                _map_tensors(batch, lambda tensor: tensor.to(self.device, non_blocking=True))
+            )
         stream.synchronize()
         return moved
+
+    def _decoded(self, batch: Batch) -> Batch:
+        """Turn levels that were moved into the values that every reader of the shards gives."""
+        if not self.decodes_on_device:
+            return batch
+        levels = batch["features"]
+        values = torch.empty(levels.shape, dtype=torch.float16, device=levels.device)
+        for row, out in zip(levels, values, strict=True):  # float32 of one row at a time
+            out.copy_(row * self.scales)
+        return {**batch, "features": values}
 
     def _on_this_stream(self, batch: Batch) -> Batch:
         """Tell the allocator that the caller's stream reads these tensors, so that it keeps them so long."""
@@ -309,7 +336,7 @@ class SegmentLoader:
 class _Rows:
     """A batch whose rows are being read."""
 
-    features: Tensor  # float16 [B, F, P, D]
+    features: Tensor  # float16, or int8 levels, [B, F, P, D]
     codes: Tensor  # int64 [B, K, T]
     futures: list[Future[tuple[str, Window]]]
 
@@ -321,13 +348,7 @@ class _Buffer:
         self.pinned = pinned
         self._memory: dict[torch.dtype, Tensor] = {}
 
-    def features(self, shape: Sequence[int]) -> Tensor:
-        return self._take(shape, torch.float16)
-
-    def codes(self, shape: Sequence[int]) -> Tensor:
-        return self._take(shape, torch.int64)
-
-    def _take(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    def take(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         size = math.prod(shape)
         if dtype not in self._memory or len(self._memory[dtype]) < size:
             self._memory[dtype] = torch.empty(size, dtype=dtype, pin_memory=self.pinned)

@@ -6,10 +6,13 @@ F video frames, P patches, Q queries, D width, H heads, T code frames, M length 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 
 from gvmgen.config import ModelConfig
+from gvmgen.data import Window
+from gvmgen.model import GVMGen
 
 
 def forward_flops(config: ModelConfig, num_frames: int, num_patches: int, num_code_frames: int) -> float:
@@ -20,6 +23,17 @@ def forward_flops(config: ModelConfig, num_frames: int, num_patches: int, num_co
         + config.num_layers * _layer_products(config, num_code_frames, memory)
         + num_code_frames * config.dim * config.num_codebooks * config.codebook_size
     )
+
+
+def step_flops(network: GVMGen, windows: Sequence[Window], num_patches: int) -> float:
+    """Of a step that shows these windows: all weights pass gradients on, those that learn get some."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
+    learning = sum(size for size, learns in sizes if learns) / sum(size for size, _ in sizes)
+    forward = sum(
+        forward_flops(network.config, window.num_frames, num_patches, window.num_code_frames)
+        for window in windows
+    )
+    return (2 + learning) * forward
 
 
 def _frame_products(config: ModelConfig, num_patches: int) -> int:

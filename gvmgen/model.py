@@ -331,6 +331,8 @@ class TemporalDecoder(nn.Module):
 class GVMGen(nn.Module):
     """The whole network: features of a video's frames and the codes so far -> logits of the codes."""
 
+    _no_split_modules = ("TransformationLayer", "DecoderLayer")  # FSDP's units, as Accelerate looks them up
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config

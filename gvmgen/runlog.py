@@ -67,6 +67,7 @@ class RunLog:
         self.folder, self.accelerator, self.log_every = folder, accelerator, log_every
         self.is_main = accelerator.is_main_process
         self.since: list[StepReport] = []  # the last recorded step
+        self.save_s = 0.0  # since then, that saving kept the next step waiting
         self.named: set[str] = set()  # corrupt samples
         if self.is_main:
             drop_lines_after(folder, first_step)
@@ -104,7 +105,7 @@ class RunLog:
     def _record(self, report: StepReport) -> None:
         """A line of metrics.jsonl: this step's loss, and the speed since the line before."""
         if self.is_main:
-            speed = speed_of(self.since, self.peak)
+            speed = speed_of(self.since, self.peak) | {"save_s": self.save_s}
             learning = {"loss": report.loss, "rate": report.rate, "grad_norm": report.grad_norm}
             codebooks = {f"loss_{k}": loss for k, loss in enumerate(report.per_codebook)}
             self._write(report.step, "train", learning | codebooks | speed)
@@ -114,6 +115,13 @@ class RunLog:
                 refresh=False,
             )
         self.since.clear()
+        self.save_s = 0.0
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        since = time.perf_counter()
+        yield
+        self.save_s += time.perf_counter() - since
 
     def substituted(self, corrupt: Collection[str]) -> None:
         """Name each corrupt sample once, in whichever process met it."""
@@ -132,7 +140,7 @@ class RunLog:
         self._write(step, "test", {"loss": loss} | {f"loss_{k}": x for k, x in enumerate(per_codebook)})
 
     def sample(self, step: int, key: str, codes: np.ndarray) -> None:
-        """Keep what was composed for a segment, int16 [K, T]. `tools/listen.py` makes it heard."""
+        """Keep what was composed for a segment, int16 [K, T]. `tools/hear_samples.py` makes it heard."""
         folder = self.folder.path / "samples" / f"step_{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / f"{key}.npy", codes)

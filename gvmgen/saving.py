@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from gvmgen.average import Average
 from gvmgen.checkpoint import ModelInfo, save_weights
 from gvmgen.config import ModelConfig
-from gvmgen.learnable import composing_weights, is_adapted
+from gvmgen.learnable import is_adapted
 from gvmgen.model import GVMGen
 from gvmgen.runs import STATE
 
@@ -113,11 +112,6 @@ def sharded_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     if isinstance(parameter, DTensor):
         return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
     return tensor
-
-
-def weights_to_compose(network: GVMGen, average: Average | None) -> dict[str, Tensor]:
-    with average.composing() if average else nullcontext():
-        return dict(composing_weights(network))
 
 
 def training_tensors(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +146,10 @@ def summary(
             f"For little data: --lr 1e-3 --warmup-steps {num_steps // 10}"
         )
     return "\n".join(lines)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes this process held: of the GPU it computes on, else of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -8,9 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import resource
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -26,9 +24,9 @@ from torch import Tensor, nn
 from gvmgen.average import Average
 from gvmgen.checkpoint import load_model
 from gvmgen.config import TrainConfig
-from gvmgen.data import Batch, SegmentLoader, Window, crop_window
-from gvmgen.flops import forward_flops
-from gvmgen.learnable import choose_learnable
+from gvmgen.data import Batch, SegmentLoader, Window
+from gvmgen.flops import step_flops
+from gvmgen.learnable import choose_learnable, composing_weights
 from gvmgen.model import code_losses
 from gvmgen.optimiser import adamw, learning_rate, set_learning_rate
 from gvmgen.pictures import attention_pictures, compose
@@ -41,13 +39,11 @@ from gvmgen.saving import (
     Snapshot,
     load_training_tensors,
     training_tensors,
-    weights_to_compose,
 )
 from gvmgen.signals import StopRequest
-from gvmgen.start import check_data, identity, initial_model, make_accelerator, summary
+from gvmgen.start import check_data, identity, initial_model, make_accelerator, peak_memory, summary
 from shards.reader import ShardSet
 from shards.remote import shards_of
-from shards.spec import FEATURES
 
 NUM_SAMPLES = 2  # segments that music is composed for on the way
 MAX_SKIPPED = 20  # steps in a row whose gradient is not finite, before the run gives up
@@ -144,7 +140,7 @@ class Trainer:
                 self.take_steps(stop, log)
                 self.save()
             except ValueError:  # a corrupt sample, a gradient that stays infinite: keep what was learned
-                self.save()
+                self.save_alone()
                 raise
             except torch.OutOfMemoryError as error:
                 raise ValueError(
@@ -169,7 +165,8 @@ class Trainer:
             self.writer.check()
             is_best = self.is_time_to_evaluate() and self.is_best(log)
             if is_best or self.step % self.config.save_every == 0:
-                self.save(is_best)
+                with log.saving():
+                    self.save(is_best)
             every = self.config.samples_every
             if every and self.step % every == 0 and self.accelerator.is_main_process:
                 self.show_samples(log)
@@ -179,8 +176,8 @@ class Trainer:
         clock = StepClock()
         rate = learning_rate(self.step, self.num_steps, self.config)
         set_learning_rate(self.optimiser, rate)
-        windows = self.windows()
-        planned = self.code_counts(windows)  # [K]
+        windows = self.loader.windows(self.num_samples)
+        planned = planned_codes(windows, self.network.config.num_codebooks).to(self.accelerator.device)
         sums, counts = torch.zeros_like(planned), torch.zeros_like(planned)
         self.model.train()
         for number in range(self.config.grad_accum):
@@ -197,34 +194,8 @@ class Trainer:
         self.step += 1
         self.num_samples += self.config.batch_size
         per_codebook = self.mean_over_processes(sums, counts)
-        num_codes, flops = int(planned.sum()), self.flops(windows)
+        num_codes, flops = int(planned.sum()), step_flops(self.network, windows, self.loader.num_patches)
         return StepReport(self.step, per_codebook, rate, grad_norm, num_codes, flops, *clock.read())
-
-    def windows(self) -> list[Window]:
-        """What the global batch of this step shows; a substitute may show less."""
-        loader, first = self.loader, self.num_samples
-        draws = [loader.plan.draw(first + i) for i in range(self.config.batch_size)]
-        return [
-            crop_window(self.train_set.samples[draw.index], loader.crop_s, self.config.seed, draw.epoch)
-            for draw in draws
-        ]
-
-    def code_counts(self, windows: list[Window]) -> Tensor:
-        """float32 [K]: codes that the delay pattern lets the decoder predict."""
-        ks = range(self.network.config.num_codebooks)
-        counts = [sum(max(0, window.num_code_frames - k) for window in windows) for k in ks]
-        return torch.tensor(counts, dtype=torch.float32, device=self.accelerator.device)
-
-    def flops(self, windows: list[Window]) -> float:
-        """Of the network, forward and backward: all weights pass gradients on, those that learn get some."""
-        sizes = [(p.numel(), p.requires_grad) for p in self.network.parameters()]
-        learns = sum(size for size, does in sizes if does) / sum(size for size, _ in sizes)
-        num_patches = self.train_set.samples[0].record.fields[FEATURES].shape[1]
-        config = self.network.config
-        return (2 + learns) * sum(
-            forward_flops(config, window.num_frames, num_patches, window.num_code_frames)
-            for window in windows
-        )
 
     def mean_over_processes(self, sums: Tensor, counts: Tensor) -> list[float]:
         """Sums and counts [K] of each process -> the mean of all of them."""
@@ -284,8 +255,10 @@ class Trainer:
 
     def is_best(self, log: RunLog) -> bool:
         """Validate; whether no step before had a lower loss."""
+        assert self.test_loader is not None
         per_codebook = self.evaluate()
         log.test(self.step, per_codebook)
+        log.substituted(self.test_loader.substituted)
         loss = sum(per_codebook) / len(per_codebook)
         if self.best is not None and loss >= self.best["loss"]:
             return False
@@ -298,7 +271,7 @@ class Trainer:
         self.network.eval()
         sums = torch.zeros(self.network.config.num_codebooks, device=self.accelerator.device)
         counts = torch.zeros_like(sums)
-        with self.average.composing() if self.average else nullcontext():
+        with self.composing():
             for batch, is_new in self.test_batches():
                 with self.accelerator.autocast():
                     losses = self.summed_losses(self.network, batch)
@@ -307,11 +280,15 @@ class Trainer:
                     counts += predicted_codes(batch)
         return self.mean_over_processes(sums, counts)
 
+    def composing(self) -> AbstractContextManager[None]:
+        """Inside, the network has the weights that compose: the averaged ones if there are any."""
+        return self.average.composing() if self.average else nullcontext()
+
     def show_samples(self, log: RunLog) -> None:
         """Compose for segments of the test split, and show what the network looks at."""
         shown = self.test_set if len(self.test_set) else self.train_set
         self.network.eval()
-        with self.average.composing() if self.average else nullcontext():
+        with self.composing():
             for index in range(min(NUM_SAMPLES, len(shown))):
                 sample = shown.read(index)
                 log.sample(self.step, sample.key, compose(self.network, sample))
@@ -354,6 +331,11 @@ class Trainer:
             self.writer.start(partial(self.write, snapshot, self.step, is_best))
         self.saved = self.step
 
+    def save_alone(self) -> None:
+        """Save although other processes may not: impossible where each holds a share of the weights."""
+        if not self.is_sharded:
+            self.save()
+
     def snapshot(self) -> Snapshot:
         info = replace(
             self.origin,
@@ -361,7 +343,11 @@ class Trainer:
             encoder_fingerprint=dict(self.train_set.fingerprint),
             step=self.step,
             trained=self.step > 0,
-            provenance={"data": self.train_set.plan_hash, "train": self.config.recipe},
+            provenance={
+                "data": self.train_set.plan_hash,
+                "segments": len(self.train_set),
+                "train": self.config.recipe,
+            },
         )
         scaler = self.accelerator.scaler
         state = {
@@ -371,16 +357,11 @@ class Trainer:
             "best": self.best,
             "scaler": None if scaler is None else scaler.state_dict(),
         }
-        weights = weights_to_compose(self.network, self.average)
-        training = training_tensors(self.network, self.optimiser.optimizer, self.average)
         keep = self.accelerator.is_main_process
-        return Snapshot(
-            self.host.take(weights, keep=keep),
-            self.host.take(training, keep=keep),
-            self.network.config,
-            info,
-            state,
-        )
+        with self.composing():
+            weights = self.host.take(composing_weights(self.network), keep=keep)
+        training = training_tensors(self.network, self.optimiser.optimizer, self.average)
+        return Snapshot(weights, self.host.take(training, keep=keep), self.network.config, info, state)
 
     def write(self, snapshot: Snapshot, step: int, is_best: bool) -> None:
         try:
@@ -415,8 +396,7 @@ class Trainer:
 
     def lost_process(self) -> str:
         """Save what this process knows by itself, and say what happened."""
-        if not self.is_sharded:
-            self.save()
+        self.save_alone()
         return (
             f"{self.folder.path}: another process of this run is gone after step {self.step}. Its own "
             "message or the system's log says why; the same command goes on from the newest checkpoint"
@@ -456,11 +436,10 @@ def is_lost_process(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
-def peak_memory(device: torch.device) -> int:
-    """The most bytes this process held: of the GPU it computes on, else of the machine."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def planned_codes(windows: Sequence[Window], num_codebooks: int) -> Tensor:
+    """float32 [K]: codes of a global batch that the delay pattern lets the decoder predict."""
+    counts = [sum(max(0, window.num_code_frames - k) for window in windows) for k in range(num_codebooks)]
+    return torch.tensor(counts, dtype=torch.float32)
 
 
 def predicted_codes(batch: Batch) -> Tensor:

@@ -18,8 +18,10 @@ import torch
 import torch.distributed as dist
 
 from gvmgen.data import Batch, BatchPlan, SegmentLoader, permutation
+from shards.feature_codec import Int8Codec, with_codec
 from shards.reader import ShardSet
 from shards.spec import CODE_RATE, FEATURES, ShardError
+from shards.writer import write_shard
 from tests.samples import flipped, make_sample, make_shards
 
 LENGTHS = (6, 4, 5.5, 9, 7)  # seconds
@@ -216,6 +218,25 @@ def test_validation_shows_every_sample_once_whatever_the_processes(shards):
         assert sorted(keys) == sorted(BY_KEY)
 
 
+def test_the_rounds_of_a_pass_are_those_of_the_process_with_the_most(shards):
+    for world_size in (1, 2, 5):
+        ranks = [
+            SegmentLoader(shards, batch_size=10, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
+        counts = [len(list(loader.one_pass())) for loader in ranks]
+        assert {loader.rounds_of_one_pass for loader in ranks} == {max(counts)}
+
+
+def test_the_windows_of_a_batch_are_those_that_it_shows(shards):
+    loader = SegmentLoader(shards, batch_size=5, crop_s=6, seed=3)
+    for number, batch in enumerate(islice(loader, 4)):
+        windows = loader.windows(5 * number)
+        frames, code_frames = lengths(batch)
+        assert [window.num_frames for window in windows] == frames
+        assert [window.num_code_frames for window in windows] == code_frames
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -285,6 +306,21 @@ def test_leaving_a_loop_early_ends_the_threads(shards):
         break
     gc.collect()
     assert threading.active_count() == before
+
+
+def test_levels_are_decoded_behind_the_move_to_the_values_that_readers_give(tmp_path):
+    samples = [make_sample(f"q{i}", LENGTHS[i], feature_dim=3) for i in range(3)]
+    codec = Int8Codec.calibrated(np.array([4.0, 3.0, 5.0]))
+    write_shard(
+        tmp_path, 0, samples, plan_hash="plan", fingerprint=with_codec({}, codec), feature_codec=codec
+    )
+    shards = ShardSet.open(tmp_path)
+    in_threads, behind = (SegmentLoader(shards, batch_size=3, crop_s=5) for _ in range(2))
+    behind.decodes_on_device = True  # as on a GPU, where half the bytes are to be moved
+    wanted, found = (next(iter(loader)) for loader in (in_threads, behind))
+    assert found["features"].dtype == torch.float16
+    assert torch.equal(found["features"], wanted["features"])
+    assert wanted["features"].any()
 
 
 # Corrupt samples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from gvmgen.cli import train_main
 from gvmgen.estimate import GB, Memory, empty_batch, estimate_memory, kept_bytes, memory_of
 from gvmgen.flops import forward_flops, matrix_rate
 from gvmgen.model import GVMGen
@@ -51,6 +53,16 @@ def test_an_estimate_names_the_parts_and_says_what_fits() -> None:
     assert "AdamW's moments" in text
     assert "24 GB, as asked: " in text
     assert text.endswith("fits")
+
+
+def test_the_command_estimates_without_data(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gvm-train", "--estimate", "--preset", "pocket", "--crop-s", "1"])
+    with pytest.raises(SystemExit) as stopped:
+        train_main()
+    assert stopped.value.code == 0
+    assert "activations of 6 x 1 s" in capsys.readouterr().out
 
 
 def test_what_is_too_large_for_one_card_is_shared_by_several() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from gvmgen.learnable import choose_learnable, composing_weights, rate_scale
 from gvmgen.optimiser import adamw, set_learning_rate
+from gvmgen.start import initial_model
 from gvmgen.train import train
 from tests.gvmgen.networks import make_network
 from tests.gvmgen.tiny_runs import checkpoint, losses, tensors, tiny_config
@@ -22,11 +23,10 @@ LEARNING = {
 }
 
 
-@pytest.fixture(scope="module")
-def untrained(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    runs = tmp_path_factory.mktemp("untrained")
-    train(tiny_config(tiny_data, runs, steps=1, lr=1e-30))
-    return weights(checkpoint(runs, 1))
+@pytest.fixture
+def untrained() -> dict[str, torch.Tensor]:
+    model, _ = initial_model(tiny_config(Path(), Path()), {})
+    return model.state_dict()
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

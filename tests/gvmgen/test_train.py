@@ -27,6 +27,7 @@ from shards.reader import ShardSet
 from shards.spec import ShardError
 from shards.writer import write_shard
 from tests.gvmgen.tiny_runs import (
+    ROOT,
     TINY,
     checkpoint,
     command,
@@ -354,6 +355,30 @@ def test_two_processes_learn_what_one_does(data: Path, tmp_path: Path) -> None:
     )
     assert "on 2 x cpu" in done.stderr
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_sharded_weights_learn_the_same_and_their_checkpoint_is_anyones(data: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(data, tmp_path / "data")
+    more = [make_sample(30, 2, "test"), make_sample(31, 3, "test")]  # three, so that shares differ
+    write_shard(folder / "shards", 1, more, plan_hash="plan", fingerprint={"codec": "none"})
+    model = TINY | {"transformation_dropout": 0.0}
+    one = tiny_config(folder, tmp_path / "one", model=model, ema=0.5, save_every=3, eval_every=3)
+    train(one)
+    sharded = replace(one, runs=str(tmp_path / "sharded"))
+    (_, _, settings) = command(sharded, tmp_path)
+    script = str(Path(__file__).with_name("fsdp_run.py"))
+    subprocess.run(two_processes([script, settings]), check=True, env=ON_CPU | {"PYTHONPATH": str(ROOT)})
+    shutil.rmtree(checkpoint(tmp_path / "sharded", 6))
+    train(sharded)  # on one process, from what two wrote
+    for split in ("train", "test"):
+        found, wanted = (
+            [line["loss"] for line in lines(tmp_path / name, split)] for name in ("sharded", "one")
+        )
+        assert found == pytest.approx(wanted, rel=1e-4)
+    a, b = (tensors(checkpoint(tmp_path / name, 6)) for name in ("sharded", "one"))
+    assert a.keys() == b.keys()
+    torch.testing.assert_close(a["decoder.heads.weight"], b["decoder.heads.weight"], rtol=1e-3, atol=1e-4)
 
 
 def test_it_learns_a_few_segments_by_heart(data: Path, tmp_path: Path) -> None:
