@@ -33,6 +33,7 @@ from shards.writer import write_shard
 
 BASE = "base"
 RESULT = "figures.json"
+ROWS_AT_ONCE = 8
 MEASURES = {
     "loss": "test loss (nats)",
     "accuracy": "pairs found",
@@ -189,24 +190,43 @@ def measure_variant(
 ) -> dict[str, float]:
     """Compose for every video of the test split from its cached features, and measure the fit."""
     network, _ = load_model(checkpoint, dtype=torch.float32)
+    composed = compose_all(network.eval(), test_set, variant, seed)
     pairs = []
-    for index in tqdm(range(len(test_set)), "composing", unit="segment"):
+    for index in range(len(test_set)):
         sample = test_set.read(index)
-        codes = compose(network.eval(), averaged(sample) if variant.video_level else sample, seed)
         video = video_seconds(torch.from_numpy(sample.features))
-        pairs.append(make_pair(sample.key, video, evaluator.hear_codes(codes)))
+        pairs.append(make_pair(sample.key, video, evaluator.hear_codes(composed[index])))
     figures = measure(evaluator.model, pairs).figures
     found = {name: figures[name]["true"].value for name in ("accuracy", "cmr", "ta")}
     return found | {"accuracy_shuffled": figures["accuracy"]["shuffled"].value}
 
 
 @torch.inference_mode()
-def compose(network: GVMGen, sample: Sample, seed: int) -> torch.Tensor:
-    """Codes int64 [1, K, T] for a sample's features, at most as long as the network's window."""
+def compose_all(network: GVMGen, test_set: ShardSet, variant: Variant, seed: int) -> dict[int, torch.Tensor]:
+    """Codes int64 [1, K, T] for each sample by its number, at most as long as the network's window.
+
+    Several of one length at a time; each has random numbers of its own, so it does not matter which.
+    """
     window_s = network.config.window_s
-    features = torch.from_numpy(sample.features)[None, :window_s]
-    length = min(sample.codes.shape[1], window_s * CODE_RATE)
-    return generate_codes(network, network.conditions(features), length, SamplingConfig(), [seed])
+    composed: dict[int, torch.Tensor] = {}
+    lengths = [ref.record.num_code_frames for ref in test_set.samples]
+    groups = [
+        [index for index, length in enumerate(lengths) if length == each] for each in sorted(set(lengths))
+    ]
+    chunks = [group[i : i + ROWS_AT_ONCE] for group in groups for i in range(0, len(group), ROWS_AT_ONCE)]
+    for chunk in tqdm(chunks, "composing", unit="batch"):
+        conditions = torch.cat([watch(network, test_set.read(index), variant) for index in chunk])
+        length = min(lengths[chunk[0]], window_s * CODE_RATE)
+        seeds = [(seed << 32) + index for index in chunk]
+        codes = generate_codes(network, conditions, length, SamplingConfig(), seeds)
+        composed |= dict(zip(chunk, codes.split(1), strict=True))
+    return composed
+
+
+def watch(network: GVMGen, sample: Sample, variant: Variant) -> torch.Tensor:
+    """Conditions [1, M, dim] of a sample's features, as the variant was trained to see them."""
+    seen = averaged(sample) if variant.video_level else sample
+    return network.conditions(torch.from_numpy(seen.features)[None, : network.config.window_s])
 
 
 def test_loss(run: Path) -> dict[str, float]:

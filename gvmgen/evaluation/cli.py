@@ -82,10 +82,10 @@ def ablate_command(
         list[str] | None, typer.Option(help="A variant to train; again for more.", show_default="all")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each variant.")] = 3,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each.")] = 300,
-    batch_size: Annotated[int, typer.Option(min=1, help="Segments a step.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each.")] = 700,
+    batch_size: Annotated[int, typer.Option(min=1, help="Segments a step.")] = 2,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
-    warmup_steps: Annotated[int, typer.Option(min=0, help="Steps in which the rate rises.")] = 30,
+    warmup_steps: Annotated[int, typer.Option(min=0, help="Steps in which the rate rises.")] = 70,
     crop_s: Annotated[
         float | None, typer.Option(help="Train on a random stretch of this many seconds.")
     ] = None,
@@ -100,7 +100,7 @@ def ablate_command(
     no_temporal, no_time_axis, video_level. The base has 16 queries, averaged, and a time axis.
 
     \b
-    gvm-eval ablate --data data/pocket --evaluator runs/eval --preset pocket
+    gvm-eval ablate --data data/pocket --preset pocket --init runs/pocket_init
     """
     base = TrainConfig(
         data=str(data),
