@@ -34,6 +34,7 @@ class Streams:
 
     video_codec: str
     layouts: list[str]  # channel layout of each sound track
+    sound_tags: dict[str, str]  # of the first sound track
     subtitles: list[str]  # codec of each subtitle track
     comment: str
 
@@ -89,8 +90,9 @@ def read_streams(video: Path) -> Streams:
         return Streams(
             video_codec=tracks.video[0].codec_context.name,
             layouts=[sound.codec_context.layout.name for sound in tracks.audio],
+            sound_tags=dict(tracks.audio[0].metadata) if tracks.audio else {},
             subtitles=[subtitle.codec_context.name for subtitle in tracks.subtitles],
-            comment=container.metadata.get("comment", ""),
+            comment=next((text for key, text in container.metadata.items() if key.lower() == "comment"), ""),
         )
 
 
@@ -131,7 +133,7 @@ def _together(
     score = score.then(f"volume={gain_lu:.2f}dB:precision=float", _later(start_s, score.sample_rate))
     same = f"aformat=channel_layouts={layout}"
     filters = f"{own.then(same).filters}[own];{score.then(same).filters}[score];[own][score]amix=normalize=0"
-    return Mix([*inputs, *score.inputs], filters, score.sample_rate)
+    return Mix([*inputs, *score.inputs], filters, score.sample_rate, score.sounds)
 
 
 def _later(start_s: float, sample_rate: int) -> str:
@@ -161,7 +163,10 @@ def _sounds(streams: Streams, container: str, original: Original) -> list[str]:
         return arguments
     for number in range(1, len(streams.layouts)):
         arguments += ["-map", f"0:a:{number}", f"-c:a:{number}", "copy", f"-disposition:a:{number}", "0"]
-    return [*arguments, "-map_metadata:s:a:0", "0:s:a:0"]
+    for name in ("language", "title"):
+        if name in streams.sound_tags:
+            arguments += ["-metadata:s:a:0", f"{name}={streams.sound_tags[name]}"]
+    return arguments
 
 
 def _subtitles(streams: Streams, container: str) -> list[str]:

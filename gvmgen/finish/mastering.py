@@ -88,6 +88,7 @@ class Mix:
     inputs: list[str]
     filters: str
     sample_rate: int  # Hz, at the end of the filters
+    sounds: tuple[Sound, ...] = ()  # whose files the inputs name: they go when nobody holds the sound
 
     def then(self, *filters: str) -> Mix:
         return replace(self, filters=",".join([self.filters, *filters]))
@@ -134,7 +135,7 @@ def shaped(sound: Sound, mastering: Mastering, number: int = 0) -> Mix:
     filters += [f"apad=whole_len={num_samples}", f"atrim=end_sample={num_samples}"]
     if mastering.stereo:
         filters.append("pan=stereo|c0=c0|c1=c0")
-    return Mix(raw_input(sound), f"[{number}:a]" + ",".join(filters), rate)
+    return Mix(raw_input(sound), f"[{number}:a]" + ",".join(filters), rate, (sound,))
 
 
 def raw_input(sound: Sound) -> list[str]:
