@@ -1,7 +1,7 @@
 """Judging music for videos: the publication's evaluation model, and measures of any system's music. No torch.
 
 >>> from gvmgen.evaluation import load_evaluator
->>> evaluator = load_evaluator()                              # or a folder that `gvm-eval train` made
+>>> evaluator = load_evaluator("runs/eval")                   # a run of `gvm-eval train`
 >>> evaluator.score("video.mp4", "music.wav").cmr             # -1 … 1, higher where they belong together
 """
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gvmgen.encoders.audio import AudioCodec
 from gvmgen.encoders.media import read_frames, read_waveform
-from gvmgen.encoders.presets import encoder_config
+from gvmgen.encoders.presets import POCKET_DIR, encoder_config
 from gvmgen.encoders.video import VideoEncoder
 from gvmgen.evaluation.config import EvaluatorConfig
 from gvmgen.evaluation.model import EvaluationModel, similarities
@@ -33,6 +33,7 @@ FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TRAINING = "training"  # in a run's folder: checkpoints to go on from
+EVALUATOR_IN_THE_BOX = POCKET_DIR / "evaluator"
 FRAMES_AT_ONCE = 8
 
 Video = str | Path | Tensor  # a file, or what `watch` made of one
@@ -149,12 +150,13 @@ def _cut(video: Tensor, music: Tensor) -> tuple[Tensor, Tensor]:
     return video[:, :shorter], music[:, :shorter]
 
 
-def load_evaluator(folder: str | Path, device: str | torch.device = "cpu") -> Evaluator:
+def load_evaluator(folder: str | Path | None = None, device: str | torch.device = "cpu") -> Evaluator:
     """The evaluator of a folder: a run of `gvm-eval train`, finished or not, or a model folder.
 
+    folder: None takes the one in the box, which reads through pocket's encoders.
     Raises FileNotFoundError where there is none, ValueError where its files cannot be used.
     """
-    folder = Path(folder)
+    folder = Path(EVALUATOR_IN_THE_BOX if folder is None else folder)
     if not (folder / CONFIG).is_file():
         folder = RunFolder(folder / TRAINING).latest() or folder
     model, info = read_evaluator(folder)
@@ -178,7 +180,7 @@ def read_evaluator(folder: Path) -> tuple[EvaluationModel, EvaluatorInfo]:
     """A model folder, its weights as float32."""
     path = folder / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"{folder}: holds no evaluator. Train one: gvm-eval train --run {folder}")
+        raise FileNotFoundError(f"{folder}: holds no evaluator. Train one: gvm-eval train --run runs/eval")
     try:
         values = json.loads(path.read_text())
         if values.pop("format_version") != FORMAT_VERSION:

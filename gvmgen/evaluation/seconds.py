@@ -114,13 +114,18 @@ def _write_cache(file: Path, plan_hash: str, pairs: Sequence[Pair]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     keys = "\n".join(pair.key for pair in pairs)
-    save_file(tensors, aside, {"version": CACHE_VERSION, "plan_hash": plan_hash, "keys": keys})
-    sync(aside)
-    aside.rename(file)
+    try:
+        save_file(tensors, aside, {"version": CACHE_VERSION, "plan_hash": plan_hash, "keys": keys})
+        sync(aside)
+        aside.rename(file)
+    except SafetensorError as error:
+        raise OSError(f"{file}: cannot be written: {error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _read_cache(file: Path, plan_hash: str) -> list[Pair] | None:
-    """The pairs of a cache, mapped from the file; None where there is none of this data."""
+    """The pairs of a cache; None where there is none of this data."""
     try:
         with safe_open(file, framework="pt") as tensors:
             about = tensors.metadata() or {}

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -153,7 +154,10 @@ class Trainer:
         return [self.pairs[index] for index in order[number * size : (number + 1) * size]]
 
     def save(self) -> None:
-        self.folder.save(self.info.step, self.write_checkpoint, keep_last=1)
+        try:
+            self.folder.save(self.info.step, self.write_checkpoint, keep_last=1)
+        except SafetensorError as error:
+            raise OSError(f"{self.folder.path}: cannot write step {self.info.step}: {error}") from error
 
     def write_checkpoint(self, folder: Path) -> None:
         save_evaluator(folder, self.model, self.info)
