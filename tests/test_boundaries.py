@@ -152,7 +152,7 @@ FLAGS = {  # of every command, in any order: scripts and habits hang on them. Wh
     "gvm-prep verify": "--data --deep",
     "gvm-eval train": (
         "--data --run --preset --dim --num-layers --steps --batch-size --lr --warmup-steps --seed "
-        "--save-every --accept-changes"
+        "--held-out --save-every --accept-changes"
     ),
     "gvm-eval score": (
         "--videos --system --reference --evaluator --embedder --out --examples --soundfont --workers"

@@ -43,6 +43,9 @@ def train_command(
         int, typer.Option(help="Steps in which the learning rate rises; a cosine follows.")
     ] = DEFAULTS.warmup_steps,
     seed: Annotated[int, typer.Option(min=0, help="Fixes weights, order, crops and dropout.")] = 0,
+    held_out: Annotated[
+        int, typer.Option(min=0, help="Pairs of the train split to measure on, not to train on.")
+    ] = 0,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 200,
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Resume although data or settings differ from the run's.")
@@ -62,6 +65,7 @@ def train_command(
         lr=lr,
         warmup_steps=warmup_steps,
         seed=seed,
+        held_out=held_out,
     )
     from gvmgen.evaluation.training import train_evaluator
 

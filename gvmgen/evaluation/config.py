@@ -49,8 +49,11 @@ class EvaluatorTraining:
     weight_decay: float = 0.01
     warmup_steps: int = 100
     seed: int = 0
+    held_out: int = 0  # pairs of the train split that are not trained on but measured, with the test split
 
     def __post_init__(self) -> None:
+        if self.held_out < 0:
+            raise ValueError(f"held_out is {self.held_out}; it must not be negative")
         for name in ("steps", "dim", "num_layers", "num_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")

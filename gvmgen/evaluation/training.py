@@ -26,7 +26,7 @@ from gvmgen.evaluation.agreement import Agreement, measure, table
 from gvmgen.evaluation.config import EvaluatorConfig, EvaluatorTraining
 from gvmgen.evaluation.evaluator import TRAINING, EvaluatorInfo, read_evaluator, save_evaluator
 from gvmgen.evaluation.model import EvaluationModel, diagonals, info_nce, similarities
-from gvmgen.evaluation.seconds import Pair, load_pairs
+from gvmgen.evaluation.seconds import MIN_SECONDS, Pair, load_pairs
 from gvmgen.optimiser import learning_rate
 from gvmgen.runs import STATE, RunFolder, write_text
 from gvmgen.signals import StopRequest
@@ -59,13 +59,15 @@ def train_evaluator(
     folder.settle(identity | {"encoders": dict(train_shards.fingerprint)}, accept_changes)
     train_pairs = load_pairs(data, "train", training.preset, run / TRAINING / "seconds")
     test_pairs = load_pairs(data, "test", training.preset, run / TRAINING / "seconds")
+    kept = max(0, len(train_pairs) - training.held_out)
+    train_pairs, test_pairs = train_pairs[:kept], train_pairs[kept:] + test_pairs
     trainer = Trainer(train_pairs, training, dict(train_shards.fingerprint), folder)
     if not trainer.run(save_every):
         return
     save_evaluator(run, trainer.model, trainer.info)
     say(f"{run}: trained, {training.steps} steps. Use it: gvm-eval score --evaluator {run}")
     if len(test_pairs) < 2:
-        say("Note: the test split holds no two segments, so nothing was measured")
+        say("Note: the test split holds no two segments, so nothing was measured. Keep some: --held-out 64")
         return
     report(run, measure(trainer.model, test_pairs))
 
@@ -88,7 +90,7 @@ class Trainer:
     ) -> None:
         if len(pairs) < training.batch_size:
             raise ValueError(
-                f"{len(pairs)} pairs of the train split last 4 s or more, fewer than a batch of "
+                f"{len(pairs)} pairs to train on last {MIN_SECONDS} s or more, fewer than a batch of "
                 f"{training.batch_size}. Pass a smaller --batch-size, or encode more shards"
             )
         self.pairs, self.training, self.folder = pairs, training, folder

@@ -109,6 +109,17 @@ def test_seconds_of_music_tell_level_spread_and_movement() -> None:
     assert seconds[1].tolist() == pytest.approx([1, 1.0102, 2], abs=1e-3)
 
 
+def test_pairs_held_out_are_measured_and_not_trained_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    batch = Trainer.batch
+    monkeypatch.setattr(Trainer, "batch", lambda self, step: seen.append(batch(self, step)) or seen[-1])
+    train_evaluator(data, tmp_path, replace(TINY, held_out=2), save_every=100)
+    assert {pair.key for pairs in seen for pair in pairs} == {f"segment_{number}" for number in range(3, 7)}
+    assert json.loads((tmp_path / "figures.json").read_text())["num_pairs"] == 5
+
+
 def test_another_recipe_in_the_same_run_is_refused(data: Path, tmp_path: Path) -> None:
     train_evaluator(data, tmp_path, replace(TINY, steps=1), save_every=1)
     with pytest.raises(
