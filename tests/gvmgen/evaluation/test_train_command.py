@@ -16,7 +16,7 @@ from gvmgen.encoders.audio import AudioCodec
 from gvmgen.encoders.presets import encoder_config
 from gvmgen.evaluation import load_evaluator
 from gvmgen.evaluation.config import EvaluatorTraining
-from gvmgen.evaluation.seconds import load_pairs, music_seconds, video_seconds
+from gvmgen.evaluation.seconds import Pair, load_pairs, music_seconds, video_seconds
 from gvmgen.evaluation.training import Trainer, train_evaluator
 from shards.spec import CODE_RATE, NUM_PATCHES, Sample, ShardError
 from shards.writer import write_shard
@@ -112,11 +112,16 @@ def test_seconds_of_music_tell_level_spread_and_movement() -> None:
 def test_pairs_held_out_are_measured_and_not_trained_on(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    trained_on: set[str] = set()
     batch = Trainer.batch
-    monkeypatch.setattr(Trainer, "batch", lambda self, step: seen.append(batch(self, step)) or seen[-1])
+
+    def noted(self: Trainer, step: int) -> list[Pair]:
+        trained_on.update(pair.key for pair in batch(self, step))
+        return batch(self, step)
+
+    monkeypatch.setattr(Trainer, "batch", noted)
     train_evaluator(data, tmp_path, replace(TINY, held_out=2), save_every=100)
-    assert {pair.key for pairs in seen for pair in pairs} == {f"segment_{number}" for number in range(3, 7)}
+    assert trained_on == {f"segment_{number}" for number in range(3, 7)}
     assert json.loads((tmp_path / "figures.json").read_text())["num_pairs"] == 5
 
 
