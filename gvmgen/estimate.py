@@ -88,12 +88,12 @@ def duration_s(config: TrainConfig) -> int:
 
 def kept_bytes(network: GVMGen, config: TrainConfig, num_segments: int) -> tuple[float, float]:
     """What a forward pass keeps: bytes of half-precision copies of weights, and of everything else."""
-    parameters = {id(parameter.untyped_storage()) for parameter in network.parameters()}
+    parameters = {storage_of(parameter) for parameter in network.parameters()}
     shapes = {shape for p in network.parameters() for shape in (p.shape, p.T.shape) if p.ndim == 2}
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[id(tensor.untyped_storage())] = tensor
+        kept[storage_of(tensor)] = tensor
         return tensor
 
     precision = torch.float16 if config.precision == "fp16" else torch.bfloat16
@@ -111,6 +111,11 @@ def kept_bytes(network: GVMGen, config: TrainConfig, num_segments: int) -> tuple
             copies += tensor.untyped_storage().nbytes() * is_copy
             others += tensor.untyped_storage().nbytes() * (not is_copy)
     return copies, others
+
+
+def storage_of(tensor: Tensor) -> int:
+    """Names the memory behind a tensor, while it lives. Without contents it has no address."""
+    return tensor.untyped_storage()._cdata
 
 
 def empty_batch(config: TrainConfig, num_segments: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType
+from accelerate.utils import DistributedType, LoggerType
 
 from gvmgen.checkpoint import ModelInfo, load_model
 from gvmgen.config import TrainConfig
@@ -61,9 +61,21 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=precision, log_with=chosen_tracker(config.tracker), project_dir=config.run_folder
     )
+    check_launch(accelerator)
     if accelerator.device.type == "cpu" and accelerator.num_processes == 1 and is_launched():
         torch.set_num_threads(num_cores())  # `accelerate launch` set it to one
     return accelerator
+
+
+def check_launch(accelerator: Accelerator) -> None:
+    """Raise ValueError where processes would share the work in a way that our checkpoints cannot hold."""
+    kind = accelerator.distributed_type
+    if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(f"gvm-train does not run under {kind.value}. Choose DDP or FSDP: accelerate config")
+    if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise ValueError(
+            "gvm-train runs under FSDP of version 2 only. Set fsdp_version: 2: accelerate config"
+        )
 
 
 def chosen_tracker(name: str) -> str | None:

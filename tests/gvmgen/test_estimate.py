@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,10 @@ def test_memory_is_counted_as_a_real_step_keeps_it() -> None:
     with FakeTensorMode():
         counted = kept_bytes(GVMGen(CONFIG.model_config).train(), CONFIG, 1)
     assert counted == pytest.approx(real, rel=0.02)
-    assert min(counted) > 0
+    network = GVMGen(CONFIG.model_config)
+    products = [m.weight.numel() for m in network.decoder.modules() if isinstance(m, torch.nn.Linear)]
+    matrices = [p.numel() for p in network.parameters() if p.ndim == 2]
+    assert 2 * sum(products) <= counted[0] <= 2 * sum(matrices)
 
 
 def test_pieces_and_recomputing_take_less_and_frozen_weights_no_moments() -> None:
@@ -63,6 +67,12 @@ def test_the_command_estimates_without_data(
         train_main()
     assert stopped.value.code == 0
     assert "activations of 6 x 1 s" in capsys.readouterr().out
+
+
+def test_adapters_are_counted_as_what_learns() -> None:
+    whole, adapted = estimate_memory(CONFIG), estimate_memory(replace(CONFIG, lora=2))
+    learning = [float(re.findall(r"which ([\d.]+) M learn", text)[0]) for text in (whole, adapted)]
+    assert learning[1] < learning[0]
 
 
 def test_what_is_too_large_for_one_card_is_shared_by_several() -> None:

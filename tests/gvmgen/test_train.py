@@ -12,16 +12,20 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 
 from gvmgen.checkpoint import read_config
 from gvmgen.config import TrainConfig
 from gvmgen.data import permutation
 from gvmgen.runs import RunFolder
+from gvmgen.start import check_launch
 from gvmgen.train import train
 from shards.reader import ShardSet
 from shards.spec import ShardError
@@ -172,6 +176,16 @@ def test_weights_that_read_other_encoders_features_are_refused(
     (given / "config.json").write_text(json.dumps(config | {"encoder_fingerprint": {"codec": "other"}}))
     with pytest.raises(ValueError, match=r"codec: found 'other', wanted 'none'"):
         train(tiny_config(data, tmp_path, init=str(given)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [(DistributedType.DEEPSPEED, "DEEPSPEED"), (DistributedType.FSDP, "fsdp_version: 2")],
+)
+def test_a_launch_that_checkpoints_could_not_hold_is_refused(kind: DistributedType, named: str) -> None:
+    accelerator: Any = SimpleNamespace(distributed_type=kind, is_fsdp2=False)
+    with pytest.raises(ValueError, match=named):
+        check_launch(accelerator)
 
 
 def test_two_processes_cannot_train_in_one_folder(data: Path, tmp_path: Path) -> None:
