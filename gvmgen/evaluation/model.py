@@ -177,5 +177,6 @@ def diagonals(attention: Tensor, starts: Tensor) -> Tensor:
 
     starts: int64 [B]; the music begins that many seconds after the video.
     """
+    rows = torch.arange(len(attention), device=attention.device)[:, None]
     columns = torch.arange(attention.shape[2], device=attention.device)
-    return attention[torch.arange(len(attention))[:, None], starts[:, None] + columns, columns]
+    return attention[rows, starts[:, None] + columns, columns]
