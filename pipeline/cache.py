@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.cache_budget import CacheBudget
 from pipeline.jsonl import to_line
 from pipeline.manifest import Source
 from shards.spec import Fingerprint, num_frames
@@ -32,12 +33,13 @@ class FeatureCache:
 
     folder: Path
     fingerprint: Fingerprint  # of the video encoder
+    budget: CacheBudget | None = None  # None: as much as there is
 
     def source(self, source: Source) -> SourceFeatures:
         """The features of one source: the same for every file with its content."""
         sha256 = source.source_sha256
         path = self.folder / sha256[:2] / f"{sha256}.{self._clip_hash}.zarr"
-        return SourceFeatures(path, num_frames(source.source_duration_s))
+        return SourceFeatures(path, num_frames(source.source_duration_s), self.budget)
 
     @cached_property
     def _clip_hash(self) -> str:
@@ -50,8 +52,8 @@ class SourceFeatures:
     Processes may share it: a frame is whole or absent, and whoever writes it writes the same.
     """
 
-    def __init__(self, path: Path, num_frames: int) -> None:
-        self.path, self.num_frames = path, num_frames
+    def __init__(self, path: Path, num_frames: int, budget: CacheBudget | None = None) -> None:
+        self.path, self.num_frames, self.budget = path, num_frames, budget
         self._array = _open(path)
 
     def read(self, frames: Iterable[int]) -> dict[int, np.ndarray]:
@@ -59,8 +61,10 @@ class SourceFeatures:
         return {} if self._array is None else dict(_sound(self._array, frames))
 
     def write(self, frame: int, features: np.ndarray) -> None:
-        """Keep float16 [P, D]."""
-        if self._array is None:
+        """Keep float16 [P, D], unless there is no room in the budget for it."""
+        if self.budget is not None and not self.budget.admit(self.path, features.nbytes):
+            return
+        if self._array is None or not self.path.exists():  # it may have had to make room for another
             self._array = _create(self.path, (self.num_frames, *features.shape))
         self._array[frame] = features
 

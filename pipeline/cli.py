@@ -36,7 +36,7 @@ Preset = Annotated[
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1 …", show_default="a GPU where there is one")
+    str | None, typer.Option(help="cpu, cuda:1, cuda:0,cuda:1 …", show_default="every GPU, else the CPU")
 ]
 
 
@@ -50,6 +50,10 @@ class EngineChoice(StrEnum):
 
 class FeatureCodec(StrEnum):
     fp16, int8 = "fp16", "int8"
+
+
+class Precision(StrEnum):
+    fp32, bf16 = "fp32", "bf16"
 
 
 class Cache(StrEnum):
@@ -194,6 +198,13 @@ def encode(
         ),
     ] = "all",
     data: Data = DATA,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="Where shards go: s3://BUCKET/SET, gs://…, hf://…; noted in DATA for later runs.",
+            show_default="DATA, or where an earlier run put them",
+        ),
+    ] = None,
     preset: Preset = None,
     device: Device = None,
     retry: Annotated[
@@ -210,6 +221,17 @@ def encode(
             show_default="as in the shards that are there, else fp16",
         ),
     ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            help="Of CLIP.", show_default="as in the shards that are there, else bf16 on a GPU, fp32 on a CPU"
+        ),
+    ] = None,
+    cache_gb: Annotated[
+        float | None,
+        typer.Option(help="Room for the cache; what was cached longest ago goes.", show_default="no limit"),
+    ] = None,
+    deadline_s: Annotated[float, typer.Option(help="Seconds for reading one segment's source.")] = 600.0,
     stop_after: Annotated[
         int, typer.Option(help="Stop when so many segments in a row fail at the same stage; 0 never.")
     ] = 20,
@@ -230,13 +252,14 @@ def encode(
 
     \b
     gvm-prep encode --shards 0-99
+    gvm-prep encode --out s3://bucket/set
     gvm-prep encode --preset pocket --dry-run
     """
     from pipeline.folder import DataFolder
     from pipeline.place import own_share
     from pipeline.selection import EncodeConfig, foresee
 
-    folder = DataFolder(data)
+    folder = DataFolder(data, home=out)
     config = EncodeConfig(
         preset=chosen_preset(preset),
         shards=own_share() if shards == "auto" else shards,
@@ -245,6 +268,9 @@ def encode(
         force=force,
         cache=cache.value,
         stop_after=stop_after,
+        precision=None if precision is None else precision.value,
+        cache_gb=cache_gb,
+        deadline_s=deadline_s,
         feature_codec=None if feature_codec is None else feature_codec.value,
         engine=engine.value,
         task_cpus=task_cpus,
@@ -253,6 +279,8 @@ def encode(
     if dry_run:
         print(foresee(folder, config))
         return
+    if out is not None:
+        folder.settle(out)
     _encode(folder, config)
 
 
@@ -327,7 +355,9 @@ def repair(
 
 @app.command()
 def verify(
-    data: Data = DATA,
+    data: Annotated[
+        str, typer.Option(help="Folder that holds shards/, or the URL of one in an object store.")
+    ] = str(DATA),
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte and compare its checksums.")] = False,
 ) -> None:
     """Prove that the complete shards are sound; names each shard and sample that is not.
@@ -335,11 +365,12 @@ def verify(
     \b
     gvm-prep verify
     gvm-prep verify --deep
+    gvm-prep verify --data s3://bucket/set
     """
     from pipeline.folder import DataFolder
     from pipeline.verification import verify as prove
 
-    num_shards, problems = prove(DataFolder(data), deep)
+    num_shards, problems = prove(DataFolder(Path(data), home=data if "://" in data else None), deep)
     for problem in problems:
         print(problem)
     print(f"{data}: {num_shards} shards looked at, {len(problems)} problems")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 from pipeline.cache import FeatureCache
-from pipeline.encode import Encoders, Media, Progress, encode_media, read_media
+from pipeline.cache_budget import CacheBudget
+from pipeline.code_cache import CodeCache
+from pipeline.encode import Encoders, Media, Progress, SegmentEncoder, read_media
 from pipeline.estimate import num_bytes
 from pipeline.failures import Breaker, Failure, SegmentError
 from pipeline.feature_scales import feature_codec
@@ -22,15 +22,18 @@ from pipeline.folder import DataFolder
 from pipeline.jsonl import read_journal, write_rows
 from pipeline.manifest import Segment, source_path
 from pipeline.plan import ShardPlan
+from pipeline.publish import publish
+from pipeline.read_ahead import ReadAhead
+from pipeline.remote_sources import bring_back
 from pipeline.selection import EncodeConfig, differences
 from shards.feature_codec import Int8Codec, with_codec
 from shards.reader import ShardSet
 from shards.record import ShardRecord
-from shards.spec import Sample, ShardBusyError, ShardError, failures_path, record_path
+from shards.remote import RemotePath
+from shards.spec import Sample, ShardBusyError, ShardError, failures_path, record_path, tar_path
 from shards.writer import write_shard
 
 SPARE_BYTES = 64 << 20  # left free for records, plans and logs
-READ_AHEAD = 2  # segments; 30 s are about 10 MB of frames
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,13 @@ class Work:
 
     manifest: Path
     rows: Mapping[str, Segment]  # by key
-    shards: Path  # the folder they are written to
+    shards: Path  # their home, which may be in an object store
+    staging: Path  # the folder here that they are written to; their home where that is here
     encoders: Encoders
     cache: FeatureCache | None = None
+    codes: CodeCache | None = None
     feature_codec: Int8Codec | None = None  # None: float16
+    deadline_s: float = math.inf  # for reading a segment
     force: bool = False  # make complete shards again
     mend: frozenset[int] = frozenset()  # broken shards: what is sound in them stays
     progress: Progress = field(default_factory=Progress)
@@ -58,14 +64,18 @@ class Work:
         breaker: Breaker | None = None,
     ) -> Self:
         """As a run's settings say. `breaker`, where it outlives this work."""
-        cache = FeatureCache(data.cache, encoders.video.fingerprint)
+        budget = None if config.cache_gb is None else CacheBudget(data.cache, round(config.cache_gb * 1e9))
+        cache = FeatureCache(data.cache, encoders.video.fingerprint, budget)
         return cls(
             manifest=data.manifest,
             rows=rows,
             shards=data.shards,
+            staging=data.staging,
             encoders=encoders,
             cache=None if config.cache == "off" else cache,
+            codes=None if config.cache == "off" else CodeCache(data.cache, encoders.audio.fingerprint),
             feature_codec=feature_codec(data, config),
+            deadline_s=config.deadline_s,
             force=config.force,
             mend=config.mend,
             breaker=breaker or Breaker(config.stop_after),
@@ -77,7 +87,9 @@ class Work:
         return with_codec(self.encoders.fingerprint, self.feature_codec)
 
     def read(self, segment: Segment) -> Media:
-        return read_media(segment, source_path(self.manifest, segment), self.encoders, self.cache)
+        path = source_path(self.manifest, segment)
+        bring_back(segment, path)
+        return read_media(segment, path, self.encoders, self.cache, self.codes, self.deadline_s)
 
     def is_recorded(self, shard: ShardPlan) -> bool:
         return record_path(self.shards, shard.shard).exists()
@@ -94,11 +106,12 @@ def encode_shards(todo: Sequence[ShardPlan], work: Work) -> Iterator[ShardRecord
         return shard.shard in recorded or not work.is_recorded(shard)
 
     segments = (segment for shard in todo if is_open(shard) for segment in _to_encode(shard, work))
-    with ReadAhead(segments, work.read) as media:
+    with ReadAhead(segments, work.read, work.encoders.num_readers) as media:
+        encoder = SegmentEncoder(work.encoders, work.cache, work.progress, media.peek, work.codes)
         for shard in filter(is_open, todo):
             _refuse_full_disk(shard, work)
             with suppress(ShardBusyError):
-                yield encode_shard(shard, work, media.take)
+                yield make_shard(shard, work, lambda segment: encoder.encode(segment, media.take(segment)))
 
 
 class Engine(Protocol):
@@ -121,7 +134,8 @@ class LocalEngine:
     """Everything in this process."""
 
     def __init__(self, data: DataFolder, rows: Mapping[str, Segment], config: EncodeConfig) -> None:
-        self.work = Work.of(data, rows, Encoders.load(config.preset, config.device), config)
+        encoders = Encoders.load(config.preset, config.device, config.precision)
+        self.work = Work.of(data, rows, encoders, config)
         self.progress = self.work.progress
 
     @property
@@ -138,8 +152,10 @@ class LocalEngine:
 def _refuse_full_disk(shard: ShardPlan, work: Work) -> None:
     """Raise OSError before a shard that cannot end well."""
     width = work.encoders.video.feature_dim
-    needed = num_bytes([shard], width, work.feature_codec is not None)
-    needed += 0 if work.cache is None else num_bytes([shard], width)
+    needed: float = num_bytes([shard], width, work.feature_codec is not None)
+    if work.cache is not None:
+        room = math.inf if work.cache.budget is None else work.cache.budget.max_bytes
+        needed += min(num_bytes([shard], width), room)
     free = shutil.disk_usage(work.manifest.parent).free
     if free < needed + SPARE_BYTES:
         raise OSError(
@@ -148,22 +164,34 @@ def _refuse_full_disk(shard: ShardPlan, work: Work) -> None:
         )
 
 
-def encode_shard(shard: ShardPlan, work: Work, read: Callable[[Segment], Media]) -> ShardRecord:
+def make_shard(shard: ShardPlan, work: Work, encode: Callable[[Segment], Sample]) -> ShardRecord:
+    """Encode one shard and bring it home; one that an earlier run could not bring home only goes there."""
+    if not isinstance(work.shards, RemotePath):
+        return encode_shard(shard, work, encode)
+    record = None if work.force else former_record(shard, work, work.staging)
+    if record is None or record.left_out:
+        record = encode_shard(shard, work, encode)
+    publish(record, work.staging, work.shards)
+    return record
+
+
+def encode_shard(shard: ShardPlan, work: Work, encode: Callable[[Segment], Sample]) -> ShardRecord:
     """Encode one shard and commit it; a segment that fails is left out, and `000042.failures.jsonl` says why.
 
     A pure map: the same plan, sources and encoders give the same bytes, wherever and however often it runs.
     Raises ShardBusyError where another process is at it.
     """
     former = former_samples(shard, work)
-    path = failures_path(work.shards, shard.shard)
-    attempts = {row["key"]: row["attempt"] for row in read_journal(path)}
+    path = failures_path(work.staging, shard.shard)
+    journal = read_journal(failures_path(work.shards, shard.shard))
+    attempts = {row["key"]: row["attempt"] for row in journal}
     failures: list[Failure] = []
     left_out: list[dict[str, str]] = []
 
     def samples() -> Iterator[Sample]:
         for key in shard.keys:
             try:
-                sample = former[key]() if key in former else _encode_segment(key, work, read)
+                sample = former[key]() if key in former else encode(_segment(key, work))
                 work.breaker.passed()
                 yield sample
             except SegmentError as error:
@@ -174,7 +202,7 @@ def encode_shard(shard: ShardPlan, work: Work, read: Callable[[Segment], Media])
         write_rows(path, [failure.to_json() for failure in failures])
 
     record = write_shard(
-        work.shards,
+        work.staging,
         shard.shard,
         samples(),
         plan_hash=shard.plan_hash,
@@ -187,11 +215,11 @@ def encode_shard(shard: ShardPlan, work: Work, read: Callable[[Segment], Media])
     return record
 
 
-def _encode_segment(key: str, work: Work, read: Callable[[Segment], Media]) -> Sample:
+def _segment(key: str, work: Work) -> Segment:
     segment = work.rows.get(key)
     if segment is None:
         raise SegmentError("manifest", "permanent", "the manifest no longer has this segment")
-    return encode_media(segment, read(segment), work.encoders, work.cache, work.progress)
+    return segment
 
 
 def _to_encode(shard: ShardPlan, work: Work) -> Iterator[Segment]:
@@ -208,18 +236,27 @@ def _failure(key: str, error: SegmentError, work: Work, attempt: int) -> Failure
 
 def former_samples(shard: ShardPlan, work: Work) -> dict[str, Callable[[], Sample]]:
     """Samples that an earlier run made, by key: a retry encodes only what failed, a repair what broke."""
-    path = record_path(work.shards, shard.shard)
-    if work.force or not (path.exists() and path.with_suffix(".tar").exists()):
+    if work.force:
         return {}
-    record = ShardRecord.load(path)
-    if differences(record, shard, work.fingerprint):
+    found = ((folder, former_record(shard, work, folder)) for folder in (work.staging, work.shards))
+    folder, record = next((pair for pair in found if pair[1] is not None), (work.shards, None))
+    if record is None:
         return {}
-    shard_set = ShardSet([(path.with_suffix(".tar"), record)])
+    shard_set = ShardSet([(tar_path(folder, shard.shard), record)])
     return {
         ref.record.key: partial(shard_set.read, i)
         for i, ref in enumerate(shard_set.samples)
         if shard.shard not in work.mend or _is_sound(shard_set, i)
     }
+
+
+def former_record(shard: ShardPlan, work: Work, folder: Path) -> ShardRecord | None:
+    """What an earlier run made of this very shard in that folder."""
+    path = record_path(folder, shard.shard)
+    if not (path.exists() and path.with_suffix(".tar").exists()):
+        return None
+    record = ShardRecord.load(path)
+    return None if differences(record, shard, work.fingerprint) else record
 
 
 def _is_sound(shard_set: ShardSet, index: int) -> bool:
@@ -228,32 +265,3 @@ def _is_sound(shard_set: ShardSet, index: int) -> bool:
     except ShardError:
         return False
     return True
-
-
-class ReadAhead:
-    """Media of segments, read in order by a thread while the encoders work on what came before."""
-
-    def __init__(self, segments: Iterable[Segment], read: Callable[[Segment], Media]) -> None:
-        self._segments, self._read = iter(segments), read
-        self._thread = ThreadPoolExecutor(max_workers=1)
-        self._waiting: deque[tuple[Segment, Future[Media]]] = deque()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown(cancel_futures=True)
-
-    def take(self, segment: Segment) -> Media:
-        """This segment's media; what waits before it is let go. Raises what reading it raised."""
-        while True:
-            self._fill()
-            found, media = self._waiting.popleft()
-            if found is segment:
-                self._fill()
-                return media.result()
-            media.cancel()
-
-    def _fill(self) -> None:
-        for segment in islice(self._segments, 1 + READ_AHEAD - len(self._waiting)):
-            self._waiting.append((segment, self._thread.submit(self._read, segment)))

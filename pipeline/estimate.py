@@ -9,8 +9,9 @@ from pathlib import Path
 from gvmgen.encoders.presets import encoder_config
 from pipeline.folder import DataFolder, planned_frames
 from pipeline.plan import ShardPlan
+from shards.reader import record_files
 from shards.record import ShardRecord
-from shards.spec import FEATURES, NUM_PATCHES, record_path
+from shards.spec import FEATURES, NUM_PATCHES
 
 SPEED_SHARDS = 20  # the latest ones tell the speed
 FULL_FEATURE_DIM = 1024  # CLIP ViT-L/14@336, the publication's
@@ -35,9 +36,10 @@ def feature_dim(records: Iterable[ShardRecord], preset: str) -> int:
 
 def frames_per_s(records: Sequence[ShardRecord], data: DataFolder) -> float | None:
     """Frames a second over the latest shards, from the times of their records; None with fewer than two."""
-    times = [(record_path(data.shards, record.shard).stat().st_mtime, record) for record in records]
-    latest = sorted(times, key=lambda pair: pair[0])[-SPEED_SHARDS:]
-    seconds = latest[-1][0] - latest[0][0] if latest else 0.0
+    times = {int(path.stem): path.stat().st_mtime for path in record_files(data.shards)}
+    known = [record for record in records if record.shard in times]
+    latest = sorted(known, key=lambda record: times[record.shard])[-SPEED_SHARDS:]
+    seconds = times[latest[-1].shard] - times[latest[0].shard] if latest else 0.0
     if seconds <= 0:
         return None
-    return sum(sample.num_frames for _, record in latest[1:] for sample in record.samples) / seconds
+    return sum(sample.num_frames for record in latest[1:] for sample in record.samples) / seconds

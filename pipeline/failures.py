@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Kind = Literal["permanent", "transient", "bug"]
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")
 FATAL_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no segment's fault: the run stops
 
 
@@ -72,18 +73,19 @@ def stage(name: str) -> Iterator[None]:
 
 
 def _kind(error: Exception) -> Kind | None:
-    from gvmgen.encoders.media import MediaError
     from gvmgen.encoders.presets import MissingWeightsError
+    from gvmgen.encoders.process import MediaError, MediaTimeoutError
 
     if isinstance(error, MissingWeightsError) or (isinstance(error, OSError) and error.errno in FATAL_ERRNO):
         return None
-    if isinstance(error, MediaError):
-        return "permanent"
-    if isinstance(error, OSError | MemoryError) or "out of memory" in str(
-        error
-    ):  # torch says it in words only
+    if isinstance(error, OSError | MediaTimeoutError) or is_out_of_memory(error):
         return "transient"
-    return "bug"
+    return "permanent" if isinstance(error, MediaError) else "bug"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """On a CPU torch says it in words only."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def _message(error: Exception, kind: Kind) -> str:

@@ -69,7 +69,7 @@ def _read(data: DataFolder) -> dict[str, Any]:
 def _measure(data: DataFolder, rows: Mapping[str, Segment], config: EncodeConfig) -> dict[str, Any]:
     from pipeline.encode import Encoders
 
-    encoders = Encoders.load(config.preset, config.device)
+    encoders = Encoders.load(config.preset, config.device, config.precision)
     weights = encoders.video.fingerprint["weights_sha256"]
     codec = _recorded(data) or Int8Codec.calibrated(_largest(data, rows, encoders))
     return {"scales": codec.scales, "weights_sha256": weights}

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.manifest import MANIFEST_NAME, Segment, read_manifest
+from pipeline.parallel import ordered_map
 from pipeline.plan import PLAN_NAME, FinishedShard, Plan, ShardPlan, freeze, held, read_plan, write_plan
+from shards.reader import record_files
 from shards.record import ShardRecord
+from shards.remote import POINTER_NAME, located, shards_of
 from shards.spec import num_frames, record_path, tar_path
+from shards.writer import write_durably
+
+NUM_LOADERS = 16  # records under way at a time
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,13 @@ class DataFolder:
     """`data/`: the manifest, the plan, the shards, the cache."""
 
     root: Path
+    home: str | None = None  # URL of a data set in an object store; None: as `remote.url` says, else here
+
+    def __post_init__(self) -> None:
+        if self.home is not None and "://" not in self.home:
+            raise ValueError(
+                f"{self.home}: no URL. Shards go to s3://…, gs://…, hf://…, or into --data FOLDER"
+            )
 
     @property
     def manifest(self) -> Path:
@@ -30,7 +43,25 @@ class DataFolder:
 
     @property
     def shards(self) -> Path:
+        """Their home, which may be in an object store."""
+        return shards_of(self.home or self.root)
+
+    @property
+    def staging(self) -> Path:
+        """Where shards are written; a remote home gets them from here."""
         return self.root / "shards"
+
+    def settle(self, home: str) -> None:
+        """Note where the shards live from now on. Raises ValueError where they live elsewhere."""
+        pointer = self.root / POINTER_NAME
+        former = pointer.read_text().strip() if pointer.is_file() else home
+        if former.rstrip("/") != home.rstrip("/"):
+            raise ValueError(
+                f"{pointer}: the shards live in {former}, not in {home}. To move them: copy them there, "
+                f"then remove this file and run with --out {home}"
+            )
+        located(home)  # what nothing can open is refused first
+        write_durably(pointer, f"{home}\n".encode())
 
     @property
     def feature_scales(self) -> Path:
@@ -43,12 +74,20 @@ class DataFolder:
     def is_complete(self, shard: int) -> bool:
         return record_path(self.shards, shard).exists() and tar_path(self.shards, shard).exists()
 
+    def recorded(self) -> set[int]:
+        """The shards that have a commit record."""
+        return {int(path.stem) for path in record_files(self.shards)}
+
     def record(self, shard: int) -> ShardRecord | None:
         """The shard's commit record, None where it is not complete. Raises ShardError for a damaged one."""
         try:
             return ShardRecord.load(record_path(self.shards, shard)) if self.is_complete(shard) else None
         except FileNotFoundError:  # another process has just begun to replace the shard
             return None
+
+    def records(self, shards: Iterable[int]) -> Iterator[ShardRecord | None]:
+        """`record` of each, in order. An object store answers many questions as fast as one."""
+        yield from ordered_map(self.record, shards, NUM_LOADERS)
 
     def read_segments(self) -> dict[str, Segment]:
         """The manifest by key."""
@@ -69,13 +108,14 @@ class DataFolder:
     def foresee_plan(self, segments: Iterable[Segment], forced: str = "") -> Plan:
         """What `freeze_plan` would write down."""
         old = read_plan(self.plan)
-        return freeze(old, segments, self._finished, choose(old, forced).keys())
+        finished = dict(zip(old, map(_finished, self.records(old)), strict=True))
+        return freeze(old, segments, finished.get, choose(old, forced).keys())
 
-    def _finished(self, shard: int) -> FinishedShard | None:
-        record = self.record(shard)
-        if record is None:
-            return None
-        return FinishedShard(record.plan_hash, frozenset(row["key"] for row in record.left_out))
+
+def _finished(record: ShardRecord | None) -> FinishedShard | None:
+    if record is None:
+        return None
+    return FinishedShard(record.plan_hash, frozenset(row["key"] for row in record.left_out))
 
 
 def choose(plan: Plan, numbers: str) -> Plan:

@@ -39,8 +39,7 @@ class RayEngine(WorkerEngine):
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """What the workers' encoders are; they stay loaded for the first jobs."""
-        task = self._task(worker_fingerprint)
-        return self._result(task.remote(self.config.preset, self.config.device), "the first task")
+        return self._result(self._task(worker_fingerprint).remote(self.config), "the first task")
 
     def run_all(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Done]]:
         """The jobs' results as they come; a bounded number is handed out at a time."""
@@ -92,7 +91,6 @@ class RayEngine(WorkerEngine):
 
 def _connect() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
     except ImportError as error:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from pipeline.cache import FeatureCache
+from pipeline.code_cache import CodeCache
+from pipeline.device_engine import DeviceEngine, own_devices
 from pipeline.encode import Progress
 from pipeline.engines import Engine, LocalEngine
 from pipeline.failures import FATAL_ERRNO
@@ -17,6 +19,7 @@ from pipeline.feature_scales import calibrate, feature_codec, refuse_other_clip
 from pipeline.folder import DataFolder, choose, planned_frames, ranges
 from pipeline.manifest import Segment
 from pipeline.plan import ShardPlan
+from pipeline.publish import discard
 from pipeline.selection import EncodeConfig, settled, split_complete
 from pipeline.tidy import Tidier
 from shards.feature_codec import with_codec
@@ -77,26 +80,35 @@ def encode(data: DataFolder, config: EncodeConfig) -> Report:
     plan = data.freeze_plan(rows.values(), config.shards if config.force else "")
     chosen = choose(plan, config.shards)
     config = settled(data, config)
-    calibrate(data, rows, config)
-    with closing(open_engine(data, rows, config)) as engine:
+    devices = own_devices(config.device)
+    calibrate(data, rows, config.on(devices[0]))
+    with closing(open_engine(data, rows, config, devices)) as engine:
         refuse_other_clip(data, config, engine.fingerprint["video"])
         fingerprint = with_codec(engine.fingerprint, feature_codec(data, config))
         todo, complete = split_complete(chosen, data, fingerprint, config)
         cache = FeatureCache(data.cache, engine.fingerprint["video"])
-        tidier = Tidier(config.cache, cache, plan, rows, data.is_complete)
-        for record in complete:
-            tidier.tidy(plan[record.shard])  # a kill may have come between the record and this
+        codes = CodeCache(data.cache, engine.fingerprint["audio"])
+        tidier = Tidier(config.cache, cache, codes, plan, rows, data.recorded)
+        tidier.tidy(*(plan[record.shard] for record in complete))  # a kill may have come before this
+        if data.shards != data.staging:
+            for record in complete:
+                discard(data.staging, record.shard)
         with disk_errors_told(data):
             made = _encode(todo, engine, tidier)
     return Report(len(chosen), made, complete, engine.progress, time.monotonic() - started)
 
 
-def open_engine(data: DataFolder, rows: Mapping[str, Segment], config: EncodeConfig) -> Engine:
+def open_engine(
+    data: DataFolder, rows: Mapping[str, Segment], config: EncodeConfig, devices: Sequence[str]
+) -> Engine:
+    """As the config says; locally, one process a device, and none beside this one for a single device."""
     if config.engine == "ray":
         from pipeline.ray_engine import RayEngine  # Ray is an extra
 
         return RayEngine(data, rows, config)
-    return LocalEngine(data, rows, config)
+    if len(devices) > 1:
+        return DeviceEngine(data, rows, config, devices)
+    return LocalEngine(data, rows, config.on(devices[0]))
 
 
 @contextmanager

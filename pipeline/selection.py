@@ -18,6 +18,8 @@ from shards.spec import Fingerprint, ShardError, fingerprint_differences, tar_pa
 Retry = Literal["none", "transient", "all"]
 EngineName = Literal["local", "ray"]
 FeatureCodecName = Literal["fp16", "int8"]
+Precision = Literal["fp32", "bf16"]
+PRECISIONS: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16"}  # by their name in fingerprints
 RETRIED = {"none": (), "transient": ("transient",), "all": ("transient", "permanent", "bug")}  # kinds
 
 
@@ -33,6 +35,9 @@ class EncodeConfig:
     # What a kill or a failure leaves behind is worth a shard's space; more than that only --cache keep takes.
     cache: CacheMode = "until-packed"
     feature_codec: FeatureCodecName | None = None  # None: as the shards that are there, else fp16
+    precision: Precision | None = None  # of CLIP; None: as the shards that are there, else the device's own
+    cache_gb: float | None = None  # room for the cache; None: as much as there is
+    deadline_s: float = 600.0  # for ffmpeg to read a segment: a hanging file server must not stop the run
     engine: EngineName = "local"
     task_cpus: int | None = None  # of a Ray task; None: what the cluster's nodes can give
     task_gpus: float | None = None
@@ -40,6 +45,10 @@ class EncodeConfig:
     def __post_init__(self) -> None:
         encoder_config(self.preset)  # what nobody knows is refused before any work
         choose({}, self.shards)
+        if self.cache_gb is not None and (self.cache == "off" or self.cache_gb <= 0):
+            raise ValueError("--cache-gb is room above 0 for a cache; --cache off has none")
+        if self.deadline_s <= 0:
+            raise ValueError(f"--deadline-s is {self.deadline_s:g}; it must be above 0")
         if self.engine != "ray" and (self.task_cpus, self.task_gpus) != (None, None):
             raise ValueError("--task-cpus and --task-gpus are for --engine ray")
 
@@ -49,12 +58,16 @@ class EncodeConfig:
 
 
 def settled(data: DataFolder, config: EncodeConfig) -> EncodeConfig:
-    """The config with its feature codec: as asked for, else as the shards that are there have it."""
-    if config.feature_codec is not None:
-        return config
-    first = next(iter(record_files(data.shards)), None)
-    is_int8 = first is not None and ShardRecord.load(first).feature_codec is not None
-    return replace(config, feature_codec="int8" if is_int8 else "fp16")
+    """The config with its feature codec and precision: as asked for, else as the shards that are there."""
+    path = next(iter(record_files(data.shards)), None)
+    first = None if path is None else ShardRecord.load(path)
+    is_int8 = data.feature_scales.exists() if first is None else first.feature_codec is not None
+    dtype = None if first is None else first.fingerprint.get("video", {}).get("dtype")
+    return replace(
+        config,
+        feature_codec=config.feature_codec or ("int8" if is_int8 else "fp16"),
+        precision=config.precision or PRECISIONS.get(dtype or ""),
+    )
 
 
 def split_complete(
@@ -66,9 +79,9 @@ def split_complete(
     encoders'; None where any will do.
     """
     todo, complete = [], []
-    for shard in plan.values():
+    for shard, found in zip(plan.values(), data.records(plan), strict=True):
         is_to_be_made = config.force or shard.shard in config.mend
-        record = None if is_to_be_made else data.record(shard.shard)
+        record = None if is_to_be_made else found
         if record is not None:
             refuse_other(record, shard, data, record.fingerprint if fingerprint is None else fingerprint)
         if record is None or any(row["kind"] in RETRIED[config.retry] for row in record.left_out):

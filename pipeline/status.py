@@ -62,8 +62,7 @@ def status(data: DataFolder) -> Status:
         raise FileNotFoundError(f"{data.plan}: nothing is planned yet. Run: gvm-prep encode --shards 0-99")
     found = Status(num_unplanned=_num_unplanned(data, plan))
     records = []
-    for shard in plan.values():
-        record = data.record(shard.shard)
+    for shard, record in zip(plan.values(), data.records(plan), strict=True):
         if record is None:
             found.missing.append(shard)
             continue

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from pipeline.cache import FeatureCache
+from pipeline.code_cache import CodeCache
 from pipeline.manifest import Segment, frames_of
 from pipeline.plan import Plan, ShardPlan
 
@@ -21,23 +22,27 @@ class Tidier:
 
     mode: CacheMode
     cache: FeatureCache
+    codes: CodeCache
     plan: Plan
     rows: Mapping[str, Segment]  # by key
-    is_complete: Callable[[int], bool]  # of a shard
+    complete: Callable[[], Collection[int]]  # numbers of the shards that are complete at this moment
 
-    def tidy(self, shard: ShardPlan) -> None:
-        """The shard is complete; it may have been so for long."""
-        for segment in (self.rows[key] for key in shard.keys if key in self.rows):
+    def tidy(self, *shards: ShardPlan) -> None:
+        """The shards are complete; they may have been so for long."""
+        complete = self.complete()
+        for segment in (self.rows[key] for shard in shards for key in shard.keys if key in self.rows):
             if self.mode == "keep":
                 self.cache.source(segment).mark_if_complete()
             elif self.mode == "until-packed":
-                self.cache.source(segment).discard(set(frames_of(segment)) - self._awaited(segment))
+                awaited = self._awaited(segment, complete)
+                self.cache.source(segment).discard(set(frames_of(segment)) - awaited)
+                self.codes.discard(segment)
 
-    def _awaited(self, segment: Segment) -> set[int]:
+    def _awaited(self, segment: Segment, complete: Collection[int]) -> set[int]:
         """Frames of the segment's source that incomplete shards need."""
         frames: set[int] = set()
         for shard, other in self._by_source[segment.source_sha256]:
-            if not self.is_complete(shard):
+            if shard not in complete:
                 frames.update(frames_of(other))
         return frames
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 from pipeline.encode import Encoders, Progress
 from pipeline.engines import Work, encode_shards
@@ -17,7 +17,7 @@ from pipeline.failures import Breaker
 from pipeline.folder import DataFolder
 from pipeline.manifest import Segment
 from pipeline.plan import ShardPlan
-from pipeline.selection import EncodeConfig
+from pipeline.selection import EncodeConfig, Precision
 from shards.record import ShardRecord
 
 PATIENCE_S = 60.0  # a killed worker's kernel or file server lets go of its shard within this time
@@ -35,6 +35,9 @@ class Job:
     is_new: bool  # the run found no commit record of it
     patience_s: float = 0.0  # how long to wait for another process that holds the shard
 
+    def on(self, device: str) -> Self:
+        return replace(self, config=self.config.on(device))
+
 
 @dataclass(frozen=True)
 class Done:
@@ -46,10 +49,11 @@ class Done:
 
 
 class WorkerEngine:
-    """An engine whose jobs run elsewhere. A subclass says how: `ask` and `run_all`."""
+    """An engine whose jobs run elsewhere. A subclass says how: `fingerprint`, `run_all`, `close`."""
 
     def __init__(self, data: DataFolder, rows: Mapping[str, Segment], config: EncodeConfig) -> None:
-        self.data, self.rows, self.config = DataFolder(data.root.absolute()), rows, config
+        self.data = replace(data, root=data.root.absolute())
+        self.rows, self.config = rows, config
         self.progress = Progress()
 
     def run_all(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Done]]:
@@ -59,7 +63,8 @@ class WorkerEngine:
     def encode(self, todo: Sequence[ShardPlan]) -> Iterator[ShardRecord]:
         """Records of the shards as they are made. One that is held elsewhere has a second try at the end:
         its holder may be a worker that was just killed."""
-        jobs = [self._job(shard) for shard in todo]
+        recorded = self.data.recorded()
+        jobs = [self._job(shard, is_new=shard.shard not in recorded) for shard in todo]
         busy: list[Job] = []
         for job, done in self.run_all(jobs):
             if done.record is None:
@@ -70,9 +75,9 @@ class WorkerEngine:
             if done.record is not None:
                 yield self._counted(done)
 
-    def _job(self, shard: ShardPlan) -> Job:
+    def _job(self, shard: ShardPlan, *, is_new: bool) -> Job:
         rows = {key: self.rows[key] for key in shard.keys if key in self.rows}
-        return Job(self.data, self.config, shard, rows, self.data.record(shard.shard) is None)
+        return Job(self.data, self.config, shard, rows, is_new)
 
     def _counted(self, done: Done) -> ShardRecord:
         assert done.record is not None
@@ -83,7 +88,7 @@ class WorkerEngine:
 
 def run_job(job: Job) -> Done:
     """Make the job's shard in this process. Encoders stay loaded for the next job."""
-    encoders = load_encoders(job.config.preset, job.config.device)
+    encoders = load_encoders(job.config.preset, job.config.device, job.config.precision)
     work = Work.of(job.data, job.rows, encoders, job.config, _breaker(job.config.stop_after))
     deadline = time.monotonic() + job.patience_s
     while True:
@@ -96,14 +101,14 @@ def run_job(job: Job) -> Done:
         time.sleep(LOOK_EVERY_S)
 
 
-def worker_fingerprint(preset: str, device: str | None) -> dict[str, Any]:
+def worker_fingerprint(config: EncodeConfig) -> dict[str, Any]:
     """What a worker's encoders are. The machine that hands out the jobs may have no GPU to load them on."""
-    return load_encoders(preset, device).fingerprint
+    return load_encoders(config.preset, config.device, config.precision).fingerprint
 
 
 @lru_cache(maxsize=1)
-def load_encoders(preset: str, device: str | None) -> Encoders:
-    return Encoders.load(preset, device)
+def load_encoders(preset: str, device: str | None, precision: Precision | None) -> Encoders:
+    return Encoders.load(preset, device, precision)
 
 
 @lru_cache(maxsize=1)

@@ -82,9 +82,9 @@ class RemotePath:
         return self.known or _stat_of(self._info())
 
     def version(self) -> str:
-        """Changes with every write, even of the same bytes."""
+        """Changes when other bytes are written, as far as the store tells."""
         info = self._info()
-        names = ("ETag", "etag", "generation", "LastModified", "last_modified", "created", "size")
+        names = ("ETag", "etag", "generation", "blob_id", "LastModified", "last_modified", "size")
         return " ".join(str(info.get(name)) for name in names)
 
     def _info(self) -> dict[str, Any]:
@@ -166,6 +166,10 @@ def shards_of(data: str | Path) -> Path:
     pointer = Path(data) / POINTER_NAME
     if "://" not in str(data) and pointer.is_file():
         data = pointer.read_text().strip()
+        if "://" not in data:
+            raise ValueError(
+                f"{pointer}: {data!r} is no URL. Remove this file where the shards lie beside it"
+            )
     return located(str(data)) / "shards"
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -50,8 +50,9 @@ def write_shard(
     left_out: Sequence[dict[str, Any]] = (),
     feature_codec: Int8Codec | None = None,
 ) -> ShardRecord:
-    """Write one shard and its commit record, replacing a former one. One sample is in memory at a time.
+    """Write one shard and its commit record, replacing a former one.
 
+    A sample is written while the next one is made, so two are in memory at a time.
     feature_codec: how features lie in the tar; None: as float16. `fingerprint` should name it.
     `left_out` is read after the last sample, so the caller may fill it while `samples` runs. An error in
     `samples` leaves what was there before. Raises ShardError for a sample that breaks the contract,
@@ -102,18 +103,33 @@ def _write_samples(
     from webdataset import TarWriter  # it loads torch where there is one
 
     keys: set[str] = set()
+
+    def write(sample: Sample) -> SampleRecord:
+        check_sample(sample, where)
+        if sample.key in keys:
+            raise ShardError(f"{where}: sample {sample.key} comes twice; a key names one sample")
+        keys.add(sample.key)
+        arrays = packer.arrays(sample)
+        payloads = _payloads(sample, arrays)
+        start = tar.tarstream.offset
+        tar.write({"__key__": sample.key, **payloads})
+        sync_behind()
+        return _sample_record(sample, arrays, payloads, start)
+
     with TarWriter(file, encoder=False, user="", group="", mtime=TAR_MTIME, compress=False) as tar:
+        yield from _beside(write, samples)
+
+
+def _beside(work: Callable[[Sample], SampleRecord], samples: Iterable[Sample]) -> Iterator[SampleRecord]:
+    """The work's results in order; a thread does it while the next sample is made."""
+    last: Future[SampleRecord] | None = None
+    with ThreadPoolExecutor(1, "write-shard") as thread:
         for sample in samples:
-            check_sample(sample, where)
-            if sample.key in keys:
-                raise ShardError(f"{where}: sample {sample.key} comes twice; a key names one sample")
-            keys.add(sample.key)
-            arrays = packer.arrays(sample)
-            payloads = _payloads(sample, arrays)
-            start = tar.tarstream.offset
-            tar.write({"__key__": sample.key, **payloads})
-            sync_behind()
-            yield _sample_record(sample, arrays, payloads, start)
+            if last is not None:
+                yield last.result()
+            last = thread.submit(work, sample)
+        if last is not None:
+            yield last.result()
 
 
 class _Packer:

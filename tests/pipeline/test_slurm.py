@@ -95,8 +95,12 @@ def test_the_elements_of_the_printed_script_make_the_whole_set(tmp_path: Path) -
     if not Path(ENCODER_PRESETS["pocket"].codec).is_dir():
         pytest.skip("pocket's weights are not in this checkout")
     data = tmp_path / "a set"  # a space, as folders have
-    make_video(data / "videos" / "a.mp4", 3)
-    crawl([data / "videos"], data / "manifest.jsonl", CrawlConfig(segment_s=1, min_s=1.0, num_shards=3))
+    make_video(data / "videos" / "a.mp4", 8)
+    crawl(
+        [data / "videos"],
+        data / "manifest.jsonl",
+        CrawlConfig(segment_s=1, stride_s=1, min_s=1.0, num_shards=3),
+    )
     script = tmp_path / "encode.sbatch"
     script.write_text(slurm_script(SlurmConfig(data=data, preset="pocket", elements=2, cpus=1)))
     subprocess.run(["bash", "-n", script], check=True)
@@ -107,4 +111,4 @@ def test_the_elements_of_the_printed_script_make_the_whole_set(tmp_path: Path) -
         assert done.returncode == ExitCode.OK, done.stderr
         made.append({path.name for path in (data / "shards").glob("*.json")})
     assert made[0] < made[1]
-    assert len(ShardSet.open(data / "shards")) == 3
+    assert len(ShardSet.open(data / "shards")) == 8

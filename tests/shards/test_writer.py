@@ -8,6 +8,7 @@ import random
 import resource
 import signal
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess as Process
@@ -19,7 +20,7 @@ import pytest
 
 from shards.reader import ShardSet
 from shards.record import ShardRecord
-from shards.spec import FIELDS, Sample, ShardBusyError, ShardError
+from shards.spec import FIELDS, Sample, ShardBusyError, ShardError, check_sample
 from shards.verify import verify_shard
 from shards.writer import write_durably, write_shard
 from tests.samples import FINGERPRINT, make_sample
@@ -110,6 +111,22 @@ def test_one_sample_at_a_time_is_in_memory(tmp_path):
 
     write(tmp_path, encode())
     assert most <= 2  # the one being written, and the one being made
+
+
+def test_the_next_sample_is_made_while_the_one_before_is_written(tmp_path, monkeypatch):
+    is_at_the_next = threading.Event()
+
+    def check(sample: Sample, where: str) -> None:
+        assert is_at_the_next.wait(timeout=20), "written in turn"
+        check_sample(sample, where)
+
+    def encode() -> Iterator[Sample]:
+        yield SAMPLES[0]
+        is_at_the_next.set()
+        yield SAMPLES[1]
+
+    monkeypatch.setattr("shards.writer.check_sample", check)
+    assert [sample.key for sample in write(tmp_path, encode()).samples] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
