@@ -21,7 +21,7 @@ from gvmgen.checkpoint import ModelInfo, load_model
 from gvmgen.decoding import EngineMaker, SamplingConfig, generate_codes
 from gvmgen.encoders.audio import AudioCodec
 from gvmgen.encoders.fingerprint import encoder_fingerprint
-from gvmgen.encoders.media import probe, read_frames
+from gvmgen.encoders.media import read_frames
 from gvmgen.encoders.presets import encoder_config
 from gvmgen.encoders.video import VideoEncoder
 from gvmgen.fast import Engines, choose_engines
@@ -29,6 +29,7 @@ from gvmgen.finish.film import Original, write_film
 from gvmgen.finish.mastering import SOUND_SUFFIXES, Mastering, write_sound
 from gvmgen.finish.sound import Sound
 from gvmgen.model import GVMGen
+from gvmgen.part import part_duration
 from gvmgen.runs import find_model
 from shards.spec import (
     CODE_RATE,
@@ -257,7 +258,7 @@ class Composer:
         seeds = _seeds(seed, count)
         started = time.perf_counter()
         path, sampling = Path(video), sampling or SamplingConfig()
-        duration_s = _duration(path, start_s, duration_s)
+        duration_s = part_duration(path, start_s, duration_s)
         heard_s = duration_s if preview_s is None else min(preview_s, duration_s)
         plan = planned(num_code_frames(duration_s), self.model.config.window_s, num_code_frames(heard_s))
         seen_s = min(duration_s, plan[-1].frames.stop / FRAME_RATE)
@@ -274,7 +275,7 @@ class Composer:
         """What a file says of its music's origin."""
         return {
             "music": f"gvmgen {version('gvmgen')}",
-            "model": self.name,
+            "model": f"{self.info.preset}, step {self.info.step}",  # not its folder: files travel
             "weights_licence": self.info.licence or "not known",
             "seed": seed,
             "settings": asdict(sampling) | {"decoded_in": self.engines.description},
@@ -375,18 +376,3 @@ def _feature_dtype(info: ModelInfo) -> torch.dtype | None:
 def best_device() -> str:
     """CUDA where there is one, else the CPU. Apple's MPS lacks operators that the codec needs."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _duration(path: Path, start_s: float, wanted_s: float | None) -> float:
-    """How many seconds of the video are to be scored."""
-    available_s = probe(path).duration_s
-    if not 0 <= start_s < available_s:
-        raise ValueError(f"{path}: cannot start at {start_s:g} s, it lasts {available_s:.2f} s")
-    if wanted_s is None:
-        return available_s - start_s
-    if not 0 < wanted_s <= available_s - start_s:
-        raise ValueError(
-            f"{path}: has no {wanted_s:g} s from {start_s:g} s on, it lasts {available_s:.2f} s; "
-            "give a duration above 0 and up to its end"
-        )
-    return wanted_s

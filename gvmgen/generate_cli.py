@@ -117,8 +117,10 @@ def generate_command(
     with StageBar() as bar:  # before the imports, which take seconds
         bar("loading", 0, 1)
         from gvmgen.batch import score_all
+        from gvmgen.decoding import SamplingConfig
         from gvmgen.generate import Composer
 
+        SamplingConfig(**job.sampling)  # refuses what cannot be before a model is loaded
         wanted = preset or (os.environ.get("GVM_PRESET") if model is None else None)
         composer = Composer.load(model, preset=wanted, runs=runs, device=device, precision=precision)
         bar("loading", 1, 1)

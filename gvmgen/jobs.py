@@ -162,10 +162,10 @@ def check_finish(job: Job, output: Path) -> None:
 
 def check_video(job: Job, video: Path, output: Path) -> None:
     """Raise ValueError where this video cannot be scored into this output."""
-    from gvmgen.encoders.probe import probe
     from gvmgen.finish.film import FILM_SUFFIXES, check_film
+    from gvmgen.part import part_duration
 
-    probe(video)
+    part_duration(video, job.start_s, job.length_s)
     if output.is_dir():
         raise ValueError(f"-o {output}: is a folder; name a file")
     if output.exists() and output.samefile(video):

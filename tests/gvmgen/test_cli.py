@@ -1,10 +1,9 @@
-"""What the commands say and how they exit, without loading a model."""
+"""What `gvm-train` says and how it exits, without training."""
 
 from __future__ import annotations
 
 import json
 import sys
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,6 @@ import pytest
 from gvmgen import cli
 from gvmgen.config import TrainConfig
 from gvmgen.console import ExitCode
-from tests import media as made
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("video") / "numbered.mp4"
-    return made.make_numbered(path, made.constant_times(1.0, Fraction(10)))
 
 
 def outcome(monkeypatch: pytest.MonkeyPatch, main: Any, *arguments: object) -> int | str | None:
@@ -30,10 +22,6 @@ def outcome(monkeypatch: pytest.MonkeyPatch, main: Any, *arguments: object) -> i
     return stopped.value.code
 
 
-def generate(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None:
-    return outcome(monkeypatch, cli.generate_main, *arguments)
-
-
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
     """The configurations that gvm-train would have trained."""
@@ -41,93 +29,6 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
     monkeypatch.setattr("gvmgen.train.train", lambda config, **_: configs.append(config))
     monkeypatch.delenv("GVM_PRESET", raising=False)
     return configs
-
-
-def broken(video: Path, folder: Path, kind: str) -> Path:
-    path = folder / f"{kind}.mp4"
-    match kind:
-        case "empty":
-            path.touch()
-        case "text":
-            path.write_text("this is no video")
-        case "cut":
-            made.cut_bytes(video, path, share=0.5)
-        case "sound":
-            made.make_sound_only(path)
-    return path
-
-
-@pytest.mark.parametrize("kind", ["missing", "empty", "text", "cut", "sound"])
-def test_a_bad_video_ends_with_one_line_that_names_it(
-    video: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    kind: str,
-) -> None:
-    path, out = broken(video, tmp_path, kind), tmp_path / "out.wav"
-    assert generate(monkeypatch, path, "-o", out) == ExitCode.INPUT
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert str(path) in lines[0]
-    assert not out.exists()
-
-
-@pytest.mark.parametrize(
-    ("out", "why"),
-    [
-        ("out.txt", "unknown kind of file; known: .wav, .mp4, .mkv, .mov"),
-        ("nowhere/out.wav", "mkdir -p"),
-        ("folder.wav", "is a folder"),
-    ],
-)
-def test_an_output_that_cannot_be_written_is_refused_before_the_work(
-    video: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    out: str,
-    why: str,
-) -> None:
-    (tmp_path / "folder.wav").mkdir()
-    assert generate(monkeypatch, video, "-o", tmp_path / out) == ExitCode.INPUT
-    assert why in capsys.readouterr().err
-
-
-def test_the_video_is_never_its_own_output(
-    video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = video.read_bytes()
-    assert generate(monkeypatch, video, "-o", video) == ExitCode.INPUT
-    assert "is the video itself" in capsys.readouterr().err
-    assert video.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("arguments", "why"),
-    [
-        (["--model", "nowhere"], "no such file or folder"),
-        (["--preset", "huge"], "unknown preset 'huge'; known: pocket, small, large"),
-        (["--top-k", "-1"], "top_k is -1"),
-    ],
-)
-def test_a_setting_that_cannot_be_is_refused(
-    video: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    why: str,
-) -> None:
-    assert generate(monkeypatch, video, "-o", tmp_path / "out.wav", *arguments) == ExitCode.INPUT
-    assert why in capsys.readouterr().err.splitlines()[-1]
-
-
-@pytest.mark.parametrize("arguments", [["--sed", "1"], ["--seed", "-1"], ["--seed", "one"]])
-def test_an_option_that_does_not_exist_or_fit_is_a_usage_error(
-    video: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
-) -> None:
-    assert generate(monkeypatch, video, "-o", "out.wav", *arguments) == ExitCode.USAGE
 
 
 def test_the_publications_recipe_is_the_default(
@@ -202,14 +103,3 @@ def test_without_shards_gvm_train_names_the_command_that_makes_them(
     error = capsys.readouterr().err
     assert str(tmp_path / "shards") in error
     assert "gvm-prep encode --shards" in error
-
-
-def test_the_progress_bar_shows_each_stage(capsys: pytest.CaptureFixture[str]) -> None:
-    with cli.StageBar() as bar:
-        bar("watching", 0, 3)
-        bar("watching", 3, 3)
-        bar("composing", 0, 100)
-        bar("composing", 100, 100)
-    shown = capsys.readouterr().err
-    assert "watching" in shown
-    assert "100/100" in shown

@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import open_clip
 import pytest
@@ -213,6 +214,31 @@ def test_other_encoders_than_the_models_are_refused_with_their_difference(compos
     other = Composer(composer.model, info, composer.video, composer.codec, composer.engines, "other")
     with pytest.raises(ValueError, match=r"audio.weights_sha256: found .*, wanted '0000'"):
         other.check_encoders()
+
+
+def test_a_file_says_where_its_music_comes_from(composer: Composer, video: Path, tmp_path: Path) -> None:
+    music = composer.score(video, seed=5, sampling=SamplingConfig(guidance=2.0))
+    with av.open(str(music.save(tmp_path / "out.flac"))) as container:
+        said = json.loads(container.metadata["comment"])
+    assert said == music.tags
+    assert (said["seed"], said["settings"]["guidance"], said["model"]) == (5, 2.0, "pocket, step 0")
+    assert said["weights_licence"] == "not known"
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        ({}, "this model is untrained"),
+        ({"licence": "CC-BY-NC-4.0, as MusicGen's"}, "not for commercial use"),
+    ],
+)
+def test_users_are_warned_of_what_limits_the_music(
+    composer: Composer, change: dict[str, str], warning: str
+) -> None:
+    info = replace(composer.info, trained=bool(change), **change)  # type: ignore[arg-type]
+    other = Composer(composer.model, info, composer.video, composer.codec, composer.engines, "other")
+    (line,) = other.warnings()
+    assert warning in line
 
 
 def test_progress_tells_each_stage_from_start_to_end(composer: Composer, video: Path) -> None:
