@@ -15,7 +15,7 @@ import numpy as np
 KAD_SCALE = 100  # Chung et al. 2025, arXiv 2502.15602: makes the usual values readable
 NEAREST = 5  # neighbours of density and coverage; Naeem et al. 2020, arXiv 2002.09797
 _MOST_FOR_MEDIAN = 3000  # rows whose pairwise distances give the kernel's width
-_ROWS_AT_ONCE = 1024
+_PAIRS_AT_ONCE = 4_000_000  # distances in memory: 32 MB
 _SIZES = 10  # of the extrapolation
 _LEAST_ITEMS = 5  # to extrapolate from
 
@@ -122,7 +122,7 @@ class KernelSums:
 
     @classmethod
     def between(cls, a: EmbeddedSet, b: EmbeddedSet, width: float) -> Self:
-        """A Gaussian kernel of this width. A thousand rows at a time: memory does not grow with R²."""
+        """A Gaussian kernel of this width. Some rows at a time: memory does not grow with R²."""
         sums = np.zeros((len(a), len(b)))
         item_of_row = np.repeat(np.arange(len(a)), a.sizes)
         for first, squared in _squared_distances(a.rows, b.rows):
@@ -213,9 +213,10 @@ def kl_divergence(reference: np.ndarray, found: np.ndarray) -> float:
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, [rows, len(b)]) a thousand rows of a at a time; nothing below 0."""
+    """(first row, [rows, len(b)]), some rows of a at a time; nothing below 0."""
     norms = np.square(b).sum(axis=1)
-    for first in range(0, len(a), _ROWS_AT_ONCE):
-        part = a[first : first + _ROWS_AT_ONCE]
+    at_once = max(1, _PAIRS_AT_ONCE // len(b))
+    for first in range(0, len(a), at_once):
+        part = a[first : first + at_once]
         squared = np.square(part).sum(axis=1)[:, None] + norms - 2 * part @ b.T
         yield first, np.maximum(squared, 0, out=squared)

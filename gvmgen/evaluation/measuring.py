@@ -48,7 +48,7 @@ class Heard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listener:
+class Measurer:
     """What all measuring shares. Plain data: it goes to other processes."""
 
     cache: Path
@@ -116,66 +116,66 @@ class Listener:
             )
 
 
-def measure_all(listener: Listener, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, str]]:
+def measure_all(measurer: Measurer, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, str]]:
     """Measure what is not measured yet, in several processes. Gives each job, and why it failed or ``."""
     waiting = []
     for job in jobs:
-        if listener.place(job).is_file():
+        if measurer.place(job).is_file():
             yield job, ""
         else:
             waiting.append(job)
     if workers == 1 or len(waiting) == 1:
-        _start(listener)
+        _start(measurer)
         yield from ((job, _measure(job)) for job in waiting)
         return
     context = get_context("spawn")  # a forked process would inherit torch's threads in any state
     with ProcessPoolExecutor(
-        min(workers, len(waiting)), mp_context=context, initializer=_start, initargs=(listener,)
+        min(workers, len(waiting)), mp_context=context, initializer=_start, initargs=(measurer,)
     ) as pool:
         yield from zip(waiting, pool.map(_measure, waiting), strict=True)
 
 
-_LISTENER: list[Listener] = []  # of a worker process
+_MEASURER: list[Measurer] = []  # of a worker process
 
 
-def _start(listener: Listener) -> None:
-    _LISTENER[:] = [listener]
+def _start(measurer: Measurer) -> None:
+    _MEASURER[:] = [measurer]
 
 
 def _measure(job: Job) -> str:
     """Why the file could not be measured, else ``. One broken file does not stop the others."""
-    (listener,) = _LISTENER
+    (measurer,) = _MEASURER
     try:
-        values = MEASURES[job.kind](job, listener)
+        values = MEASURES[job.kind](job, measurer)
     except (MediaError, ValueError) as error:
         return " ".join(str(error).split())
-    _save(listener.place(job), values)
+    _save(measurer.place(job), values)
     return ""
 
 
-def _look(job: Job, _: Listener) -> dict[str, Any]:
+def _look(job: Job, _: Measurer) -> dict[str, Any]:
     return asdict(measure_motion(job.path))
 
 
-def _listen(job: Job, listener: Listener) -> dict[str, Any]:
-    waveform, full_s = read_music(job.path, job.limit_s, listener.soundfont)
-    embedding = _embedder(listener.embedder).embed(waveform)
+def _listen(job: Job, measurer: Measurer) -> dict[str, Any]:
+    waveform, full_s = read_music(job.path, job.limit_s, measurer.soundfont)
+    embedding = _embedder(measurer.embedder).embed(waveform)
     values: dict[str, Any] = {"rows": embedding.rows, "full_s": full_s}
     if embedding.classes is not None:
         values["classes"] = embedding.classes
     return values | {f"sound.{name}": value for name, value in asdict(measure_sound(waveform)).items()}
 
 
-def _watch_as_evaluator(job: Job, listener: Listener) -> dict[str, Any]:
-    return {"seconds": _evaluator(listener.evaluator).watch(job.path).numpy()}
+def _watch_as_evaluator(job: Job, measurer: Measurer) -> dict[str, Any]:
+    return {"seconds": _evaluator(measurer.evaluator).watch(job.path).numpy()}
 
 
-def _hear_as_evaluator(job: Job, listener: Listener) -> dict[str, Any]:
-    waveform, _ = read_music(job.path, job.limit_s, listener.soundfont)
-    return {"seconds": _evaluator(listener.evaluator).hear(waveform).numpy()}
+def _hear_as_evaluator(job: Job, measurer: Measurer) -> dict[str, Any]:
+    waveform, _ = read_music(job.path, job.limit_s, measurer.soundfont)
+    return {"seconds": _evaluator(measurer.evaluator).hear(waveform).numpy()}
 
 
-MEASURES: dict[Kind, Callable[[Job, Listener], dict[str, Any]]] = {
+MEASURES: dict[Kind, Callable[[Job, Measurer], dict[str, Any]]] = {
     "picture": _look,
     "sound": _listen,
     "watched": _watch_as_evaluator,

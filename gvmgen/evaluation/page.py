@@ -75,6 +75,7 @@ for (const item of document.querySelectorAll('.item')) {
   choose(0);
 }
 """
+MOST_DOTS = 200  # of a system by a metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +181,7 @@ def _differences(scores: Scores) -> str:
 
 
 def _distributions(scores: Scores) -> Iterable[str]:
-    """One card a metric: a dot for each video, a line for the mean."""
+    """One card a metric: a dot for each video, or for evenly spread ones of many, a line for the mean."""
     for group in GROUPS:
         for name in columns(scores, group):
             rows = [(s.name, s.items[name]) for s in scores.systems if _is_known(s.items.get(name))]
@@ -197,12 +198,14 @@ def _strip(name: str, rows: Sequence[tuple[str, np.ndarray]]) -> str:
     low, high = float(every.min()), max(float(every.max()), float(every.min()) + 1e-6)
     parts = []
     for i, (system, values) in enumerate(rows):
-        known = values[~np.isnan(values)]
+        places = 2 + 96 * (np.sort(values[~np.isnan(values)]) - low) / (high - low)
         y = 12 * i + 8
-        places = 2 + 96 * (known - low) / (high - low)
         parts.append(f"<text x=2 y={y - 3.5}>{escape(system)}</text>")
         parts.append(f"<line class=axis x1=2 x2=98 y1={y} y2={y} />")
-        parts += [f"<circle class=dot r=1 cx={place:.1f} cy={y} />" for place in places]
+        parts += [
+            f"<circle class=dot r=1 cx={place:.1f} cy={y} />"
+            for place in places[:: -(-len(places) // MOST_DOTS)]
+        ]
         mean = float(places.mean())
         parts.append(f"<line class=mean x1={mean:.1f} x2={mean:.1f} y1={y - 2.5} y2={y + 2.5} />")
     digits = BY_NAME[name].digits

@@ -8,7 +8,7 @@ from pathlib import Path
 from gvmgen.evaluation import excerpts
 from gvmgen.evaluation.evaluated import alignment
 from gvmgen.evaluation.extras import needed
-from gvmgen.evaluation.measuring import Job, Listener, read_music
+from gvmgen.evaluation.measuring import Job, Measurer, read_music
 from gvmgen.evaluation.page import Example, Track, page
 from gvmgen.evaluation.pairing import MIDI
 from gvmgen.evaluation.pictures import mel_picture, peaks, picture, pitch_contour
@@ -45,11 +45,11 @@ def score_folders(
     for module in ("librosa", "pyloudnorm", "scipy"):
         needed(module)
     _check_midi(plan, soundfont)
-    listener = Listener.create(out / CACHE_NAME, embedder, soundfont, evaluator)
-    scores = score(plan, listener, workers)
+    measurer = Measurer.create(out / CACHE_NAME, embedder, soundfont, evaluator)
+    scores = score(plan, measurer, workers)
     write_json(scores, out / "scores.json")
     (out / "scores.md").write_text(markdown(scores), encoding="utf-8")
-    shown = [_example(plan, listener, video) for video in _chosen(plan, scores, examples)]
+    shown = [_example(plan, measurer, video) for video in _chosen(plan, scores, examples)]
     (out / "report.html").write_text(page(scores, shown), encoding="utf-8")
     return scores
 
@@ -68,11 +68,11 @@ def _is_usable(plan: Plan, scores: Scores, video: str) -> bool:
     return bool(paths) and not {str(path) for path in (plan.videos[video], *paths)} & set(scores.failures)
 
 
-def _example(plan: Plan, listener: Listener, video: str) -> Example:
+def _example(plan: Plan, measurer: Measurer, video: str) -> Example:
     """A video, small, and what there is of every system's first take for it."""
     path = plan.videos[video]
     look = Job(path=path, kind="picture")
-    motion = listener.motion(look)
+    motion = measurer.motion(look)
     duration_s = min(EXCERPT_S, motion.duration_s)
     return Example(
         video=video,
@@ -81,7 +81,7 @@ def _example(plan: Plan, listener: Listener, video: str) -> Example:
         cuts=motion.cuts.tolist(),
         tracks=[
             _track(
-                listener, look, system.name, sound_job(system.takes[video][0], duration_of(path)), duration_s
+                measurer, look, system.name, sound_job(system.takes[video][0], duration_of(path)), duration_s
             )
             for system in plan.all_systems
             if video in system.takes
@@ -89,12 +89,12 @@ def _example(plan: Plan, listener: Listener, video: str) -> Example:
     )
 
 
-def _track(listener: Listener, look: Job, name: str, sound: Job, duration_s: float) -> Track:
-    waveform, _ = read_music(sound.path, duration_s, listener.soundfont)
+def _track(measurer: Measurer, look: Job, name: str, sound: Job, duration_s: float) -> Track:
+    waveform, _ = read_music(sound.path, duration_s, measurer.soundfont)
     matrix = ""
-    if listener.evaluator is not None:
-        read = (listener.seconds(as_evaluator(look)), listener.seconds(as_evaluator(sound)))
-        found = alignment(listener.evaluator, read)
+    if measurer.evaluator is not None:
+        read = (measurer.seconds(as_evaluator(look)), measurer.seconds(as_evaluator(sound)))
+        found = alignment(measurer.evaluator, read)
         matrix = picture(found / found.max())
     return Track(
         system=name,

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from gvmgen.encoders.probe import MediaError, probe
 from gvmgen.evaluation.evaluated import Evaluated, evaluate
 from gvmgen.evaluation.judging import Reference, SystemScores, Takes, judge
-from gvmgen.evaluation.measuring import Job, Listener, measure_all
+from gvmgen.evaluation.measuring import Job, Measurer, measure_all
 from gvmgen.evaluation.metrics import BY_NAME, METRICS, OF_SETS
 from gvmgen.evaluation.pairing import System, find_music, find_videos
 from gvmgen.evaluation.statistics import adjusted, paired_p, paired_p_of_halves
@@ -94,7 +94,7 @@ def make_plan(videos: Path, systems: Sequence[tuple[str, Path]], reference: Path
     )
 
 
-def score(plan: Plan, listener: Listener, workers: int | None = None) -> Scores:
+def score(plan: Plan, measurer: Measurer, workers: int | None = None) -> Scores:
     """Measure all files that are not measured yet, then compare. A broken file is named and left out."""
     limits_s = {video: duration_of(path) for video, path in plan.videos.items()}
     looks = {video: Job(path=path, kind="picture") for video, path in plan.videos.items()}
@@ -103,28 +103,28 @@ def score(plan: Plan, listener: Listener, workers: int | None = None) -> Scores:
         *looks.values(),
         *(job for of_video in sounds.values() for of_take in of_video.values() for job in of_take),
     ]
-    if listener.evaluator is not None:
+    if measurer.evaluator is not None:
         jobs += [as_evaluator(job) for job in jobs]
-    failures = _measure(listener, jobs, workers)
-    motions = {v: listener.motion(job) for v, job in looks.items() if str(job.path) not in failures}
+    failures = _measure(measurer, jobs, workers)
+    motions = {v: measurer.motion(job) for v, job in looks.items() if str(job.path) not in failures}
     reference = None
     if plan.reference is not None:
-        reference = Reference(_takes(listener, sounds[REFERENCE], failures, REFERENCE))
+        reference = Reference(_takes(measurer, sounds[REFERENCE], failures, REFERENCE))
     videos = list(plan.videos)
     systems = [
         judge(
             system.name,
             videos,
             motions,
-            _takes(listener, sounds[system.name], failures, system.name),
+            _takes(measurer, sounds[system.name], failures, system.name),
             None if system is plan.reference else reference,
-            _evaluated(listener, looks, sounds[system.name], failures),
+            _evaluated(measurer, looks, sounds[system.name], failures),
         )
         for system in plan.all_systems
     ]
     return Scores(
         videos=videos,
-        embedder=listener.description,
+        embedder=measurer.description,
         systems=systems,
         comparisons=compare([system for system in systems if system.name != REFERENCE]),
         missing={s.name: list(s.missing) for s in plan.all_systems if s.missing},
@@ -158,17 +158,17 @@ def as_evaluator(job: Job) -> Job:
     return replace(job, kind="watched" if job.kind == "picture" else "heard")
 
 
-def _measure(listener: Listener, jobs: Iterable[Job], workers: int | None) -> dict[str, str]:
+def _measure(measurer: Measurer, jobs: Iterable[Job], workers: int | None) -> dict[str, str]:
     """Why files failed, by path."""
     unique = list(dict.fromkeys(jobs))
-    done = measure_all(listener, unique, workers or os.cpu_count() or 1)
+    done = measure_all(measurer, unique, workers or os.cpu_count() or 1)
     bar = tqdm(done, total=len(unique), desc="measuring", unit=" files", smoothing=0)
     return {str(job.path): reason for job, reason in bar if reason}
 
 
-def _takes(listener: Listener, jobs: dict[str, list[Job]], failures: dict[str, str], name: str) -> Takes:
+def _takes(measurer: Measurer, jobs: dict[str, list[Job]], failures: dict[str, str], name: str) -> Takes:
     takes = {
-        video: [listener.heard(job) for job in of_video if str(job.path) not in failures]
+        video: [measurer.heard(job) for job in of_video if str(job.path) not in failures]
         for video, of_video in jobs.items()
     }
     found = {video: heard for video, heard in takes.items() if heard}
@@ -179,10 +179,10 @@ def _takes(listener: Listener, jobs: dict[str, list[Job]], failures: dict[str, s
 
 
 def _evaluated(
-    listener: Listener, looks: dict[str, Job], sounds: dict[str, list[Job]], failures: dict[str, str]
+    measurer: Measurer, looks: dict[str, Job], sounds: dict[str, list[Job]], failures: dict[str, str]
 ) -> Evaluated | None:
     """What the evaluator says of each video with its first take; None without an evaluator."""
-    if listener.evaluator is None:
+    if measurer.evaluator is None:
         return None
     pairs = {
         video: (looks[video], jobs[0])
@@ -190,9 +190,9 @@ def _evaluated(
         if not {str(looks[video].path), str(jobs[0].path)} & set(failures)
     }
     return evaluate(
-        listener.evaluator,
+        measurer.evaluator,
         {
-            video: (listener.seconds(as_evaluator(look)), listener.seconds(as_evaluator(sound)))
+            video: (measurer.seconds(as_evaluator(look)), measurer.seconds(as_evaluator(sound)))
             for video, (look, sound) in pairs.items()
         },
     )

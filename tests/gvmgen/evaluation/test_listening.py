@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from gvmgen.encoders.media import write_waveform
+from gvmgen.evaluation.cli import eval_app
 from gvmgen.evaluation.listening import balanced_orders, key_of, make_test
 from gvmgen.evaluation.ratings import krippendorff_alpha, markdown, rate
 from tests.browser import CHROMIUM, Browser, wait_for
@@ -135,6 +137,23 @@ def test_answers_become_means_by_group_with_intervals_and_agreement(listening: P
     assert found["all"].agreement["overall"] > 0.7
     assert found["all"].p_values["quiet-one – loud-one"]["overall"] < 0.05
     assert "| loud-one | 6.17 [" in markdown(found)
+
+
+def test_the_command_prints_the_table_and_writes_the_numbers(listening: Path, tmp_path: Path) -> None:
+    key = key_of(listening)
+    alone = results_file(tmp_path, key, "alone", False, {"quiet-one": 2, "loud-one": 5})
+    arguments = ["listen-results", str(alone), "--key", str(key), "--out", str(tmp_path / "numbers.json")]
+    done = CliRunner().invoke(eval_app, arguments)
+    assert done.exit_code == 0
+    assert "## others: 1 listeners" in done.stdout
+    assert "| loud-one | 5.00 |" in done.stdout
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["all"]["means"]["quiet-one"]["richness"] == {
+        "value": 2.0,
+        "low": None,
+        "high": None,
+        "num": 1,
+    }
 
 
 def test_a_file_that_cannot_be_used_is_named(listening: Path, tmp_path: Path) -> None:
