@@ -89,7 +89,7 @@ def duration_s(config: TrainConfig) -> int:
 def kept_bytes(network: GVMGen, config: TrainConfig, num_segments: int) -> tuple[float, float]:
     """What a forward pass keeps: bytes of half-precision copies of weights, and of everything else."""
     parameters = {storage_of(parameter) for parameter in network.parameters()}
-    shapes = {shape for p in network.parameters() for shape in (p.shape, p.T.shape) if p.ndim == 2}
+    shapes = {shape for p in network.parameters() if p.ndim == 2 for shape in (p.shape, p.mT.shape)}
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
