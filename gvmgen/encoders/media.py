@@ -6,6 +6,7 @@ Shapes: H height, W width, N waveform samples.
 
 from __future__ import annotations
 
+import math
 import os
 import wave
 from collections import deque
@@ -57,18 +58,20 @@ def read_frames(
     start_s: float = 0.0,
     duration_s: float | None = None,
     deadline_s: float = DEADLINE_S,
+    ends_at: float = math.inf,
 ) -> Iterator[np.ndarray]:
     """uint8 [H, W, 3] frames, one a second: the picture on show at start_s, start_s + 1, start_s + 2 …
 
     On show is the last frame with a timestamp at or before that time; before the first frame, the first.
     After the picture's end its last frame stays, as in a player. `duration_s`: to the file's end if None.
-    One frame is in memory at a time. Raises MediaError when the file ends before its header says so.
+    One frame is in memory at a time. Raises MediaError when the file ends before its header says so, and
+    MediaTimeoutError when ffmpeg is silent for `deadline_s` or not done at `ends_at`, in time.monotonic().
     """
     path = Path(path)
     info = probe(path)
     wanted = num_frames(_duration(path, info, start_s, duration_s))
     given = 0
-    with FfmpegOutput(_frame_arguments(path, start_s, wanted), path, deadline_s) as output:
+    with FfmpegOutput(_frame_arguments(path, start_s, wanted), path, deadline_s, ends_at) as output:
         for frame in _pictures(output):
             yield frame
             given += 1
@@ -123,11 +126,13 @@ def read_waveform(
     duration_s: float | None = None,
     sample_rate: int = SAMPLE_RATE,
     deadline_s: float = DEADLINE_S,
+    ends_at: float = math.inf,
 ) -> np.ndarray:
     """float32 [N], mono, N = round(duration_s · sample_rate); silent where the file has no sound.
 
     Sample 0 and frame 0 of `read_frames` are the same moment. `duration_s`: to the file's end if None.
-    Raises MediaError when there is no sound stream, or it ends before its header says so.
+    Raises MediaError when there is no sound stream, or it ends before its header says so; MediaTimeoutError
+    as `read_frames`.
     """
     path = Path(path)
     info = probe(path, needs_picture=False)
@@ -136,7 +141,7 @@ def read_waveform(
     wanted = round(_duration(path, info, start_s, duration_s) * sample_rate)
     waveform = np.zeros(wanted, np.float32)
     with FfmpegOutput(
-        _waveform_arguments(path, start_s, sample_rate, info.channels), path, deadline_s
+        _waveform_arguments(path, start_s, sample_rate, info.channels), path, deadline_s, ends_at
     ) as output:
         size = output.read_into(waveform.data.cast("B"))
         complaints = output.complaints() if size < waveform.nbytes else ""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import select
 import shutil
 import subprocess
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +24,10 @@ _TAIL_CHARACTERS = 600  # of ffmpeg's stderr in an error
 
 class MediaError(ValueError):
     """A media file cannot be used. Says which, why, and what to do."""
+
+
+class MediaTimeoutError(MediaError):
+    """ffmpeg was too slow: another time it may be quicker."""
 
 
 @cache
@@ -46,11 +52,11 @@ def local_file(path: Path | str) -> str:
 
 
 class _DeadlineReader(io.RawIOBase):
-    """A pipe's read end that raises TimeoutError when nothing arrives for `deadline_s`."""
+    """A pipe's read end that raises TimeoutError where nothing arrives for `deadline_s`, or at `ends_at`."""
 
-    def __init__(self, pipe: IO[bytes], deadline_s: float) -> None:
+    def __init__(self, pipe: IO[bytes], deadline_s: float, ends_at: float) -> None:
         self._pipe = pipe
-        self._deadline_ms = deadline_s * 1000
+        self._deadline_s, self._ends_at = deadline_s, ends_at
         self._poll = select.poll()
         self._poll.register(pipe, select.POLLIN)
 
@@ -58,7 +64,8 @@ class _DeadlineReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if not self._poll.poll(self._deadline_ms):
+        wait_s = min(self._deadline_s, self._ends_at - time.monotonic())
+        if wait_s <= 0 or not self._poll.poll(wait_s * 1000):
             raise TimeoutError
         return os.readv(self._pipe.fileno(), [buffer])
 
@@ -66,12 +73,15 @@ class _DeadlineReader(io.RawIOBase):
 class FfmpegOutput:
     """What one ffmpeg run writes to its standard output, as a stream. Leaving the context ends the run.
 
-    source: the file that errors name.
+    source: the file that errors name. deadline_s: how long it may stay silent. ends_at: when it has to be
+    done, in seconds of time.monotonic().
     """
 
-    def __init__(self, arguments: list[str], source: Path, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(
+        self, arguments: list[str], source: Path, deadline_s: float = DEADLINE_S, ends_at: float = math.inf
+    ) -> None:
         self._source = source
-        self._deadline_s = deadline_s
+        self._deadline_s, self._ends_at = deadline_s, ends_at
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__; a pipe could fill up
         self._process = subprocess.Popen(
             [ffmpeg_path(), *arguments],
@@ -80,7 +90,7 @@ class FfmpegOutput:
             stderr=self._stderr,
         )
         assert self._process.stdout is not None
-        self._stream = io.BufferedReader(_DeadlineReader(self._process.stdout, deadline_s), 1 << 20)
+        self._stream = io.BufferedReader(_DeadlineReader(self._process.stdout, deadline_s, ends_at), 1 << 20)
 
     def __enter__(self) -> Self:
         return self
@@ -120,11 +130,10 @@ class FfmpegOutput:
             raise MediaError(f"{self._source}: ffmpeg cannot read it: {tail}")
         return tail
 
-    def _too_slow(self) -> MediaError:
-        return MediaError(
-            f"{self._source}: ffmpeg gave nothing for {self._deadline_s:.0f} s; "
-            "is the file on a slow disk, or damaged?"
-        )
+    def _too_slow(self) -> MediaTimeoutError:
+        is_over = time.monotonic() >= self._ends_at
+        what = "was not read in its time" if is_over else f"ffmpeg gave nothing for {self._deadline_s:.0f} s"
+        return MediaTimeoutError(f"{self._source}: {what}; is the file on a slow disk, or damaged?")
 
 
 def run_ffmpeg(
@@ -136,7 +145,7 @@ def run_ffmpeg(
             [ffmpeg_path(), *arguments], input=stdin, capture_output=True, timeout=deadline_s, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise MediaError(f"{source}: ffmpeg did not finish in {deadline_s:.0f} s") from error
+        raise MediaTimeoutError(f"{source}: ffmpeg did not finish in {deadline_s:.0f} s") from error
     if b"No space left on device" in done.stderr:
         raise OSError(errno.ENOSPC, "no space left on the disk while ffmpeg wrote", str(source))
     if done.returncode != 0:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.cache import FeatureCache, SourceFeatures
+from pipeline.cache_budget import CacheBudget, entries, entry_bytes
 from pipeline.manifest import Source
 
 NUM_FRAMES = 7
@@ -21,6 +24,7 @@ SOURCE = Source(
     source_duration_s=NUM_FRAMES - 0.5,
 )
 FEATURES = np.random.default_rng(0).standard_normal((NUM_FRAMES, 577, 4)).astype(np.float16)  # [F, P, D]
+FRAME_BYTES = FEATURES[0].nbytes + 4  # with its checksum
 
 
 def entry(folder: Path, fingerprint: str = "clip") -> SourceFeatures:
@@ -119,6 +123,49 @@ def test_discarded_frames_are_gone_and_the_last_takes_the_entry_with_it(tmp_path
 def test_a_complete_entry_is_not_discarded(full: Path) -> None:
     entry(full).discard(range(NUM_FRAMES))
     assert sound_frames(full) == list(range(NUM_FRAMES))
+
+
+def source(number: int) -> Source:
+    return replace(SOURCE, source_sha256=f"{number:02x}" * 32)
+
+
+def kept_frames(cache: FeatureCache, number: int) -> int:
+    return len(cache.source(source(number)).read(range(NUM_FRAMES)))
+
+
+def test_a_full_cache_drops_the_sources_that_were_cached_longest_ago(tmp_path: Path) -> None:
+    budget = CacheBudget(tmp_path, 10 * FRAME_BYTES)
+    cache = FeatureCache(tmp_path, {"weights_sha256": "clip"}, budget)
+    for number in range(3):
+        write(cache.source(source(number)), range(4))
+        when = 1_000_000_000 + number  # clearly one after the other, however coarse the disk's clock
+        os.utime(cache.source(source(number)).path / "c", (when, when))
+    assert [kept_frames(cache, number) for number in range(3)] == [0, 4, 4]
+
+
+def test_a_source_larger_than_the_cache_keeps_as_much_as_there_is_room_for(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, {"weights_sha256": "clip"}, CacheBudget(tmp_path, 3 * FRAME_BYTES))
+    write(cache.source(source(0)), range(NUM_FRAMES))
+    assert kept_frames(cache, 0) == 3
+
+
+def test_a_budget_counts_what_is_there_and_what_others_add(tmp_path: Path) -> None:
+    others = FeatureCache(tmp_path, {"weights_sha256": "other clip"})
+    write(others.source(source(0)), range(NUM_FRAMES))
+    cache = FeatureCache(tmp_path, {"weights_sha256": "clip"}, CacheBudget(tmp_path, 8 * FRAME_BYTES))
+    write(cache.source(source(1)), [0])
+    assert kept_frames(others, 0) == NUM_FRAMES
+    write(others.source(source(2)), range(NUM_FRAMES))  # too much, and not of our doing
+    write(cache.source(source(1)), [1])
+    assert sum(map(entry_bytes, entries(tmp_path))) <= 8 * FRAME_BYTES
+
+
+def test_an_entry_that_made_room_while_it_was_open_is_begun_again(tmp_path: Path) -> None:
+    opened = entry(tmp_path)
+    opened.write(0, FEATURES[0])
+    shutil.rmtree(opened.path)
+    opened.write(1, FEATURES[1])
+    assert sound_frames(tmp_path) == [1]
 
 
 def test_an_entry_moves_with_its_folder(full: Path, tmp_path: Path) -> None:

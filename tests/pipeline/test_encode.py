@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from shards.record import ShardRecord
 from shards.spec import ShardError, record_path, tar_path
 from tests.pipeline.encode_runs import CONFIG, CRAWL, NUM_SEGMENTS, NUM_SOURCE_FRAMES, Bytes, run, written
 from tests.pipeline.made_videos import make_video
+from tests.samples import flipped
 
 
 def failures(data: DataFolder) -> list[dict]:
@@ -146,6 +148,21 @@ def test_a_source_that_comes_back_is_retried_at_the_next_run(data: DataFolder, u
     assert written(data) == uninterrupted
 
 
+def test_a_source_that_hangs_is_given_up_at_the_deadline_and_tried_again_later(
+    data: DataFolder, uninterrupted: Bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "ffmpeg"
+    slow.write_text("#!/bin/sh\nwhile :; do printf x; sleep 0.05; done\n")
+    slow.chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setattr("gvmgen.encoders.process.ffmpeg_path", lambda: str(slow))
+        assert run(data, deadline_s=0.2).num_failed == NUM_SEGMENTS
+    assert {(row["stage"], row["kind"]) for row in failures(data)} == {("frames", "transient")}
+    assert "was not read in its time" in failures(data)[0]["message"]
+    run(data)
+    assert written(data) == uninterrupted
+
+
 def test_segments_that_fail_alike_stop_the_run_and_commit_nothing(data: DataFolder) -> None:
     shutil.rmtree(data.root / "videos")
     with pytest.raises(ValueError, match=r"2 segments in a row failed at the stage 'source'.*no such file"):
@@ -185,6 +202,31 @@ def test_a_kept_cache_makes_shards_again_without_clip(data: DataFolder, uninterr
     assert written(data) == uninterrupted
 
 
+def test_a_kept_cache_makes_shards_again_without_ffmpeg_and_encodec(
+    data: DataFolder, uninterrupted: Bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("not needed again")
+
+    run(data, cache="keep")
+    monkeypatch.setattr("gvmgen.encoders.process.ffmpeg_path", refuse)
+    monkeypatch.setattr("gvmgen.encoders.audio.AudioCodec.encode", refuse)
+    assert run(data, cache="keep", force=True).num_failed == 0
+    assert written(data) == uninterrupted
+
+
+def test_damaged_codes_are_made_again(data: DataFolder, uninterrupted: Bytes) -> None:
+    run(data, cache="keep")
+    paths = sorted((data.cache / "codes").rglob("*.npy"))
+    assert len(paths) == NUM_SEGMENTS
+    whole = paths[0].read_bytes()
+    for path, damaged in zip(paths, (b"", whole[:-1], flipped(whole, 200)), strict=False):
+        path.write_bytes(damaged)
+    run(data, cache="keep", force=True)
+    assert written(data) == uninterrupted
+    assert paths[0].read_bytes() == whole
+
+
 def test_a_damaged_cache_is_made_again(data: DataFolder, uninterrupted: Bytes) -> None:
     run(data, cache="keep")
     chunks = list(data.cache.rglob("c/*/0/0"))
@@ -195,11 +237,36 @@ def test_a_damaged_cache_is_made_again(data: DataFolder, uninterrupted: Bytes) -
     assert written(data) == uninterrupted
 
 
+def test_a_cache_stays_within_its_budget_and_the_shards_are_the_same(
+    data: DataFolder, uninterrupted: Bytes
+) -> None:
+    run(data, cache="keep", cache_gb=1e-3)
+    assert 0 < sum(path.stat().st_size for path in data.cache.rglob("c/*/0/0")) <= 1_001_000
+    assert written(data) == uninterrupted
+
+
+def test_batches_that_cross_segments_as_on_a_gpu_change_no_byte(
+    data: DataFolder, uninterrupted: Bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_on_gpu = replace(Encoders.load("pocket", "cpu"), is_on_gpu=True)
+    monkeypatch.setattr(Encoders, "load", lambda *_: as_on_gpu)
+    assert run(data).progress.num_encoded == NUM_SOURCE_FRAMES
+    assert written(data) == uninterrupted
+
+
+def test_a_data_set_keeps_its_precision_without_a_flag(data: DataFolder) -> None:
+    run(data, shards="0", precision="bf16")
+    with pytest.raises(ShardError, match=r"video\.dtype: found 'bfloat16', wanted 'float32'"):
+        run(data, precision="fp32")
+    run(data)
+    assert ShardSet.open(data.shards).fingerprint["video"]["dtype"] == "bfloat16"
+
+
 def test_until_packed_leaves_no_features_behind(data: DataFolder) -> None:
     run(data, shards="0", cache="until-packed")
     assert list(data.cache.rglob("c/*/0/0"))  # frames that the other shards show, too
     run(data, cache="until-packed")
-    assert not list(data.cache.rglob("*.zarr"))
+    assert not [path for path in data.cache.rglob("*") if path.is_file()]
 
 
 def test_a_repair_makes_what_is_broken_and_keeps_what_is_sound(

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gvmgen.encoders.media import MediaError
 from gvmgen.encoders.presets import MissingWeightsError
+from gvmgen.encoders.process import MediaError, MediaTimeoutError
 from pipeline.encode import Encoders, clip_features
 from pipeline.failures import Breaker, SegmentError, stage
 
@@ -19,9 +19,11 @@ from pipeline.failures import Breaker, SegmentError, stage
     ("error", "kind"),
     [
         (MediaError("cut short"), "permanent"),
+        (MediaTimeoutError("a slow disk"), "transient"),
         (OSError(errno.EIO, "the disk stumbled"), "transient"),
         (MemoryError(), "transient"),
         (torch.OutOfMemoryError("CUDA out of memory"), "transient"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "transient"),
         (KeyError("a slip of ours"), "bug"),
     ],
 )
@@ -66,14 +68,29 @@ def test_a_breaker_of_zero_never_stops_a_run() -> None:
 class SmallMemory:
     """A CLIP that has room for two frames at a time; a frame's features are its mean."""
 
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
     def encode(self, frames: Tensor) -> Tensor:
         if len(frames) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return frames.half().mean(dim=(1, 2, 3))
 
 
-@pytest.mark.parametrize("is_on_gpu", [False, True])
-def test_where_memory_is_short_the_batch_is_halved(is_on_gpu: bool) -> None:
-    encoders = Encoders(SmallMemory(), None, is_on_gpu)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("is_on_gpu", "error"),
+    [
+        (False, RuntimeError("DefaultCPUAllocator: can't allocate memory")),
+        (True, torch.OutOfMemoryError("CUDA out of memory")),
+    ],
+)
+def test_where_memory_is_short_the_batch_is_halved(is_on_gpu: bool, error: Exception) -> None:
+    encoders = Encoders(SmallMemory(error), None, is_on_gpu)  # type: ignore[arg-type]
     frames = torch.arange(7, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2)
     np.testing.assert_array_equal(clip_features(frames, encoders), np.arange(7))
+
+
+def test_other_errors_of_clip_are_not_taken_for_a_lack_of_memory() -> None:
+    encoders = Encoders(SmallMemory(RuntimeError("wrong shape")), None)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="wrong shape"):
+        clip_features(torch.zeros(4, 3, 2, 2, dtype=torch.uint8), encoders)

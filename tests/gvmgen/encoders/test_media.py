@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -347,6 +348,22 @@ def test_an_ffmpeg_that_hangs_is_stopped_at_the_deadline(
         with pytest.raises(MediaError, match="/a"):
             read()
         assert not _is_alive(int(Path("pid").read_text()))
+
+
+def test_an_ffmpeg_that_only_trickles_is_stopped_when_its_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "ffmpeg"
+    slow.write_text("#!/bin/sh\nwhile :; do printf x; sleep 0.05; done\n")
+    slow.chmod(slow.stat().st_mode | stat.S_IXUSR)
+    picture, sound = make_constant(tmp_path), make_sound_only(tmp_path)
+    monkeypatch.setattr(process, "ffmpeg_path", lambda: str(slow))
+    for read in (
+        lambda: next(read_frames(picture, ends_at=time.monotonic() + 0.3)),
+        lambda: read_waveform(sound, ends_at=time.monotonic() + 0.3),
+    ):
+        with pytest.raises(process.MediaTimeoutError, match="was not read in its time"):
+            read()
 
 
 def _is_alive(pid: int) -> bool:
