@@ -254,7 +254,7 @@ def seconds_to_resume(config: TrainConfig, folder: Path) -> float:
         for line in process.stderr:
             if "Resumes at step" in line:
                 taken = time.perf_counter() - start
-        process.stderr.read()
+                process.kill()
     return taken
 
 
