@@ -13,7 +13,7 @@ BATCH_SIZE = 16  # pairs that CMR and the accuracy compare; chance is 1/16
 class EvaluatorConfig:
     """One evaluation model. The defaults are the publication's: width 512, 4 layers, 4 heads."""
 
-    video_dim: int  # width of a second of video, see `inputs.py`
+    video_dim: int  # width of a second of video, see `seconds.py`
     music_dim: int  # width of a second of music
     dim: int = 512  # shared width
     num_layers: int = 4  # of each of the two towers
