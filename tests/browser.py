@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -78,6 +79,33 @@ class Browser:
     def open(self, page: Path) -> None:
         self.call("Page.navigate", url=page.as_uri())
         self.wait("document.readyState === 'complete'")
+
+    def go(self, address: str) -> None:
+        """Open an address of a server."""
+        self.call("Page.navigate", url=address)
+        self.wait(f"location.href === {json.dumps(address)} && document.readyState === 'complete'")
+
+    def reload(self) -> None:
+        self.evaluate("globalThis.isOld = true")
+        self.call("Page.reload")
+        self.wait("!globalThis.isOld && document.readyState === 'complete'")
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """What a file dialog does."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
+    def look_as(self, width: int, height: int, scheme: str) -> None:
+        """A window of another size, of somebody who likes it light or dark."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", features=features)
+
+    def screenshot(self, path: Path) -> None:
+        shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(shot["data"]))
 
     def evaluate(self, script: str) -> Any:
         """The value of an expression, a promise's result too. Works whatever scripts the page allows."""

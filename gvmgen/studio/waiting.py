@@ -74,7 +74,7 @@ class Line:
                 await self._someone()
                 await self._load()  # again, where it could not load before
                 if self.waiting:
-                    await self._serve(*self.waiting.pop(0))
+                    await self._serve_anyway(*self.waiting.pop(0))
         finally:
             self._kill()
 
@@ -110,12 +110,22 @@ class Line:
         assert self._process is not None
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
-        if line:
+        if line.endswith(b"\n"):  # else it was killed, perhaps in the middle of a line
             report: dict[str, Any] = json.loads(line)
             return report
         code = await self._process.wait()
         how = f"was killed (signal {-code}); is memory short?" if code < 0 else f"ended with exit code {code}"
         return {"event": "ended", "error": f"the process that composes {how}; try again"}
+
+    async def _serve_anyway(self, video: Video, order: Order) -> None:
+        """Serve, and go on with the line where the disk refuses what is known of the order."""
+        try:
+            await self._serve(video, order)
+        except OSError as error:
+            order.state, order.error = "failed", str(error)
+            self.running = self.clock = None
+            if self._process is not None:
+                await self._bury()
 
     async def _serve(self, video: Video, order: Order) -> None:
         if self._process is None:

@@ -51,8 +51,11 @@ def _reporter() -> Report:
     os.dup2(2, 1)
 
     def report(event: dict[str, Any]) -> None:
-        out.write(json.dumps(event, ensure_ascii=False) + "\n")
-        out.flush()
+        try:
+            out.write(json.dumps(event, ensure_ascii=False) + "\n")
+            out.flush()
+        except BrokenPipeError:
+            raise SystemExit("the studio is gone") from None
 
     return report
 

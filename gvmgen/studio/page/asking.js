@@ -41,11 +41,11 @@ export function make(tag, properties = {}, ...children) {
 
 export const byId = id => document.getElementById(id)
 
-/** 1:05 of 65; with tenths where asked. */
+/** 1:05 of 65; with tenths where asked and there are some. */
 export function clock(seconds, digits = 0) {
   const rounded = Math.max(0, Number(seconds.toFixed(digits)))
-  const rest = (rounded % 60).toFixed(digits).padStart(digits ? digits + 3 : 2, "0")
-  return `${Math.floor(rounded / 60)}:${rest}`
+  const [whole, tenths] = (rounded % 60).toFixed(digits).split(".")
+  return `${Math.floor(rounded / 60)}:${whole.padStart(2, "0")}${Number(tenths) ? `.${tenths}` : ""}`
 }
 
 /** Seconds of 65, 1:05 or 0:01:05; null where it is none. */

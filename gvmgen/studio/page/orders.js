@@ -36,7 +36,9 @@ export function update(orders, engine, report) {
       cards.set(order.number, { ...card, state: order.state })
     }
   }
+  const hadTakes = takes.length > 0
   takes = [...byId("orders").querySelectorAll(".take")].map(take => take.dataset.listen)
+  if (takes.length && !hadTakes) player.choose(takes[0])
   mark()
 }
 
@@ -60,7 +62,8 @@ function build(order, report) {
 
 function title(order) {
   const many = order.wanted.takes === 1 ? "One take" : `${order.wanted.takes} takes`
-  return { queued: `${many}, waiting`, running: `${many}, at work`, failed: `${many}, failed`, done: many }[order.state]
+  return { queued: `${many}, waiting`, running: `${many}, at work`, failed: `${many}, failed`,
+    done: order.takes.some(take => Object.keys(take.scores).length) ? `${many}, the best first` : many }[order.state]
 }
 
 function wishes(wanted) {
@@ -132,7 +135,7 @@ function download(what, address, take) {
 
 function scores(take) {
   const known = Object.entries(take.scores).filter(([, value]) => value !== null)
-  return known.map(([name, value]) => `${SCORES[name] ?? name} ${value.toFixed(2)}`).join(" · ")
+  return [`seed ${take.seed}`, ...known.map(([name, value]) => `${SCORES[name] ?? name} ${value.toFixed(2)}`)].join(" · ")
 }
 
 function waveform(peaks) {
@@ -159,7 +162,7 @@ export function mark() {
     hear.setAttribute("aria-pressed", isHeard)
     if (isHeard) byId("heard").textContent = `Take ${index + 1}`
   })
-  if (!heard) byId("heard").textContent = takes.length ? "the video's own sound" : ""
+  if (!heard) byId("heard").textContent = takes.length ? "its own sound" : ""
 }
 
 function button(textContent, className, onclick) {

@@ -43,10 +43,13 @@ async function look() {
   timer = setTimeout(look, soon || studio?.engine.state === "loading" ? SOON_MS : LATER_MS)
 }
 
+/** pocket/model (step 703) of its whole path. */
+const modelName = path => path.split("/").slice(-2).join("/")
+
 function showEngine() {
   const engine = studio.engine
   const words = { loading: "The model is loading …", broken: `The model cannot be loaded: ${engine.error}` }
-  byId("engine").textContent = words[engine.state] ?? [engine.model, ...engine.warnings].join(" · ")
+  byId("engine").textContent = words[engine.state] ?? [modelName(engine.model), ...engine.warnings].join(" · ")
   byId("engine").classList.toggle("bad", engine.state === "broken")
 }
 
