@@ -1,4 +1,4 @@
-"""Video files in, frames and waveforms out, music back in. All of it through ffmpeg; no torch.
+"""Video files in, frames and waveforms out. All of it through ffmpeg; no torch.
 
 One clock: every time is in seconds from the container's first timestamp, which is a player's zero.
 Shapes: H height, W width, N waveform samples.
@@ -27,7 +27,6 @@ from gvmgen.encoders.process import (
     MediaError,
     ffmpeg_path,
     local_file,
-    run_ffmpeg,
 )
 from shards.spec import FRAME_RATE, SAMPLE_RATE, num_frames
 
@@ -36,7 +35,6 @@ __all__ = [
     "MediaInfo",
     "ffmpeg_path",
     "frame_times",
-    "mux",
     "probe",
     "read_frames",
     "read_waveform",
@@ -50,7 +48,6 @@ _RUN_UP_S = 10
 _RESAMPLER_RUN_UP_S = 1
 # PPM carries its own size; rgb24, as ten bits would come as two bytes.
 _PICTURES = {"map": "0:V:0", "f": "image2pipe", "c:v": "ppm", "pix_fmt": "rgb24"}
-_MUX_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 
 
 def read_frames(
@@ -167,30 +164,6 @@ def write_waveform(path: Path | str, waveform: np.ndarray, sample_rate: int = SA
         aside.unlink(missing_ok=True)
 
 
-def mux(
-    video: Path | str,
-    waveform: np.ndarray,
-    out: Path | str,
-    sample_rate: int = SAMPLE_RATE,
-    deadline_s: float = 3600.0,
-) -> None:
-    """Write `video` with `waveform`, float [N] mono, as its only sound. The picture stream is copied.
-
-    The extension of `out`, .mp4, .mkv or .mov, sets the format. The name appears when the file is whole.
-    """
-    video, out = Path(video), Path(out)
-    if out.suffix.lower() not in _MUX_FORMATS:
-        raise MediaError(f"{out}: cannot write {out.suffix!r}; choose .wav, {', '.join(_MUX_FORMATS)}")
-    aside = _aside(out)
-    try:
-        aside.touch(exist_ok=False)  # an unwritable folder is an OSError that says so, not ffmpeg's complaint
-        arguments = _mux_arguments(video, aside, _MUX_FORMATS[out.suffix.lower()], sample_rate)
-        run_ffmpeg(arguments, video, np.ascontiguousarray(waveform, "<f4").tobytes(), deadline_s)
-        _commit(aside, out)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 def _seek(start_s: float) -> tuple[float, dict[str, Any]]:
     """Where the wanted start lies after the seek, in seconds, and the input options that seek there.
 
@@ -240,18 +213,6 @@ def _waveform_arguments(path: Path, start_s: float, sample_rate: int, channels: 
     return _arguments(
         ffmpeg.input(local_file(path), **options), "pipe:", {"map": "0:a:0", "af": sound, "f": "f32le"}
     )
-
-
-def _mux_arguments(video: Path, out: Path, container: str, sample_rate: int) -> list[str]:
-    """ffmpeg's arguments: picture of `video`, sound from stdin, into `out`."""
-    picture = ffmpeg.input(local_file(video), protocol_whitelist=PROTOCOLS)
-    sound = ffmpeg.input("pipe:", f="f32le", ar=sample_rate, ac=1, protocol_whitelist=PROTOCOLS)
-    options = {"c:v": "copy", "f": container, "y": None}
-    if container == "matroska":
-        options["c:a"] = "flac"  # Matroska cannot say where AAC's padding ends
-    else:
-        options |= {"c:a": "aac", "b:a": "160k", "movflags": "+faststart"}  # plays while it loads
-    return _arguments([picture["V:0"], sound["a"]], local_file(out), options)
 
 
 def _arguments(inputs: Any, out: str, options: dict[str, Any]) -> list[str]:

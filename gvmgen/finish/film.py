@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from gvmgen.encoders.probe import open_media
+from gvmgen.encoders.probe import open_media, picture_stream
 from gvmgen.encoders.process import PROTOCOLS, MediaError, local_file
 from gvmgen.finish.ffmpeg import encode, try_encode
 from gvmgen.finish.mastering import SILENCE_LUFS, Mastering, Mix, leveled, measure, shaped
@@ -88,7 +88,7 @@ def read_streams(video: Path) -> Streams:
     with open_media(video) as container:
         tracks = container.streams
         return Streams(
-            video_codec=tracks.video[0].codec_context.name,
+            video_codec=picture_stream(container).codec_context.name,
             layouts=[sound.codec_context.layout.name for sound in tracks.audio],
             sound_tags=dict(tracks.audio[0].metadata) if tracks.audio else {},
             subtitles=[subtitle.codec_context.name for subtitle in tracks.subtitles],
@@ -149,7 +149,7 @@ def _outputs(streams: Streams, path: Path, original: Original, tags: Mapping[str
         *_sounds(streams, container, original),
         *_subtitles(streams, container),
         *(["-map", "0:t?"] if container == "matroska" else ["-movflags", "+faststart"]),  # fonts
-        *(["-tag:v:0", "hvc1"] if streams.video_codec == "hevc" and container != "matroska" else []),
+        *(["-tag:V", "hvc1"] if streams.video_codec == "hevc" and container != "matroska" else []),
         *["-map_metadata", "0", "-map_chapters", "0", "-metadata", f"comment={comment}", "-f", container],
     ]
 

@@ -25,8 +25,12 @@ class Sound:
     def append(self, samples: np.ndarray) -> None:
         """Add float [N'] at the end."""
         samples = np.ascontiguousarray(samples, "<f4")
-        self._file.write(samples.data)
-        self._file.flush()
+        try:
+            self._file.write(samples.data)
+            self._file.flush()
+        except OSError as error:
+            complaint = f"{tempfile.gettempdir()}: no room for the music ({error.strerror})"
+            raise OSError(error.errno, f"{complaint}; set TMPDIR to another folder") from error
         self.num_samples += len(samples)
 
     @property

@@ -17,7 +17,6 @@ from gvmgen.encoders import process
 from gvmgen.encoders.media import (
     MediaError,
     frame_times,
-    mux,
     probe,
     read_frames,
     read_waveform,
@@ -216,36 +215,6 @@ def test_a_waveform_is_written_and_read_back(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 
-@pytest.mark.parametrize("extension", [".mp4", ".mkv", ".mov"])
-def test_mux_copies_the_picture_and_replaces_the_sound(tmp_path: Path, extension: str) -> None:
-    picture = made.make_numbered(tmp_path / "a.mp4", made.constant_times(3.0, Fraction(10)))
-    video = made.join(picture, made.make_clicks(tmp_path / "a.wav", 3.0), tmp_path / "b.mkv")
-    waveform = (0.5 * np.sin(np.arange(96_000) / 20)).astype(np.float32)
-    out = tmp_path / f"out{extension}"
-    mux(video, waveform, out)
-    assert _packets(out) == _packets(video)
-    assert probe(out).duration_s == pytest.approx(3.0, abs=1e-3)
-    assert np.corrcoef(read_waveform(out, 0.0, 3.0), waveform)[0, 1] > 0.99
-
-
-def _packets(path: Path) -> list[bytes]:
-    """The picture stream's packets, without what a container adds (start codes or lengths)."""
-    with av.open(str(path)) as container:
-        return [bytes(packet) for packet in container.demux(video=0) if packet.size]
-
-
-def test_a_failed_mux_leaves_nothing_behind(tmp_path: Path) -> None:
-    out = tmp_path / "out.mp4"
-    with pytest.raises(MediaError, match="not_there"):
-        mux(tmp_path / "not_there.mp4", np.zeros(10, np.float32), out)
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_unknown_extension_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match=r"'\.avi'.*\.mp4"):
-        mux(tmp_path / "a.mp4", np.zeros(10, np.float32), tmp_path / "out.avi")
-
-
 def make_nothing(folder: Path) -> Path:
     return folder / "a.mp4"
 
@@ -343,7 +312,7 @@ def test_an_ffmpeg_that_hangs_is_stopped_at_the_deadline(
     monkeypatch.chdir(tmp_path)
     for read in (
         lambda: next(read_frames(path, deadline_s=0.5)),
-        lambda: mux(path, np.zeros(9), Path("o.mp4"), deadline_s=0.5),
+        lambda: read_waveform(make_sound_only(tmp_path), deadline_s=0.5),
     ):
         with pytest.raises(MediaError, match="/a"):
             read()
