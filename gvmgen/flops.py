@@ -62,9 +62,9 @@ def _layer_products(config: ModelConfig, num_steps: int, memory: int) -> int:
     return products
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a matrix product here and now: the best of three."""
-    size = 8192 if device.type == "cuda" else 1024
+def matrix_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
+    """FLOP/s of a matrix product here and now: the best of three. size: None for one that takes no time."""
+    size = size or (8192 if device.type == "cuda" else 1024)
     matrix = torch.ones(size, size, device=device, dtype=dtype)
     seconds = min(_timed_product(matrix) for _ in range(4))  # the first one warms up
     return 2 * size**3 / seconds
