@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from pipeline.samples import Picture
 
+ALL = "all"
 TITLES = {
     "source": "Source",
     "kind": "Kind of video",
@@ -28,6 +30,8 @@ var(--ink);
 h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; }
 h3 { font-size: .95rem; margin: 0 0 .5rem; } p { margin: .25rem 0; } .soft, caption { color: var(--soft); }
 .grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)); }
+.wide { grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr)); column-gap: 1.5rem; }
+.wide h2 { margin-top: 1.25rem; } .total > * { font-weight: 600; border-bottom: 0; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .9rem;
 min-width: 0;
   overflow-wrap: anywhere; }
@@ -36,7 +40,8 @@ min-width: 0;
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric:
 tabular-nums; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); }
-td.n, th.n { text-align: right; } td.bar { width: 35%; }
+td.n, th.n { text-align: right; white-space: nowrap; overflow-wrap: normal; } td.bar { width: 25%; }
+td:first-child { min-width: 8rem; }
 .bar span { display: inline-block; height: .7rem; vertical-align: middle; }
 .kept { background: var(--kept); fill: var(--kept); } .dropped { background: var(--dropped); fill:
 var(--dropped); }
@@ -55,11 +60,17 @@ def page(numbers: Mapping[str, Any], samples: Sequence[tuple[Mapping[str, Any], 
         "<h1>The training set</h1>",
         f"<p class=soft>kept by <code>{escape(numbers['keep'])}</code></p>" if numbers["keep"] else "",
         _figures(total, numbers),
-        *(_hours(TITLES[name], rows) for name, rows in numbers["hours"].items()),
         _table(numbers["table"]),
+        "<div class='grid wide'>",
+        *(_hours(TITLES[name], rows) for name, rows in numbers["hours"].items()),
         _counts("Dropped, by the score that decided", numbers["dropped"]),
         _counts("Never became segments", numbers["left_out"]),
-        _section("Lengths and scores", _grid(_histogram(n, h) for n, h in numbers["histograms"].items())),
+        "</div>",
+        _section(
+            "Lengths and scores",
+            "<p class=soft>Heights are square roots of counts, so that the few are seen beside the many.</p>"
+            + _grid(_histogram(n, h) for n, h in numbers["histograms"].items()),
+        ),
         _section("A sample", _grid(_sample(row, picture) for row, picture in samples)) if samples else "",
     ]
     return (
@@ -74,10 +85,10 @@ def page(numbers: Mapping[str, Any], samples: Sequence[tuple[Mapping[str, Any], 
 def _figures(total: Mapping[str, Any], numbers: Mapping[str, Any]) -> str:
     splits = numbers["hours"]["split"]
     figures = {
-        "kept": f"{total['kept_h']:.2f} h",
-        "dropped": f"{total['dropped_h']:.2f} h",
+        "kept": _time(total["kept_h"]),
+        "dropped": _time(total["dropped_h"]),
         "segments": f"{total['segments']:,}",
-        **{name: f"{hours['kept_h']:.2f} h" for name, hours in splits.items()},
+        **{f"kept for {name}": _time(hours["kept_h"]) for name, hours in splits.items()},
     }
     cells = "".join(
         f"<div><b>{value}</b><span class=soft>{name}</span></div>" for name, value in figures.items()
@@ -88,12 +99,12 @@ def _figures(total: Mapping[str, Any], numbers: Mapping[str, Any]) -> str:
 def _hours(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
     longest = max((row["kept_h"] + row["dropped_h"] for row in rows.values()), default=0) or 1
     lines = [
-        f"<tr><td>{escape(name)}<td class=n>{row['kept_h']:.2f}<td class=n>{row['dropped_h']:.2f}"
+        f"<tr><td>{escape(name)}<td class=n>{_time(row['kept_h'])}<td class=n>{_time(row['dropped_h'])}"
         f"<td class=n>{row['segments']:,}<td class=bar>{_bar('kept', row['kept_h'] / longest)}"
         f"{_bar('dropped', row['dropped_h'] / longest)}"
         for name, row in sorted(rows.items(), key=lambda item: -item[1]["kept_h"])
     ]
-    head = "<tr><th><th class=n>kept, h<th class=n>dropped, h<th class=n>segments<th>"
+    head = "<tr><th><th class=n>kept<th class=n>dropped<th class=n>segments<th>"
     return _section(title, f"<div class='card scroll'><table>{head}{''.join(lines)}</table></div>")
 
 
@@ -102,17 +113,32 @@ def _bar(name: str, share: float) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Kept hours by kind and style, as in table 1 of the publication."""
-    styles = sorted({row["style"] for row in rows})
-    hours = {(row["kind"], row["style"]): row["hours"] for row in rows}
+    """Kept time by kind of video and style of music, with sums, as in table 1 of the publication."""
+    if not rows:
+        return ""
+    hours: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        for kind in (row["kind"], ALL):
+            for style in (row["style"], ALL):
+                hours[kind, style] += row["hours"]
+    kinds, styles = ([*sorted({row[name] for row in rows}), ALL] for name in ("kind", "style"))
     head = "".join(f"<th class=n>{escape(style)}" for style in styles)
     lines = [
-        f"<tr><th>{escape(kind)}"
-        + "".join(f"<td class=n>{hours.get((kind, style), 0):.2f}" for style in styles)
-        for kind in sorted({row["kind"] for row in rows})
+        f"<tr{' class=total' if kind == ALL else ''}><th>{escape(kind)}"
+        + "".join(f"<td class=n>{_time(hours[kind, style])}" for style in styles)
+        for kind in kinds
     ]
     table = f"<table><tr><th>{head}{''.join(lines)}</table>"
-    return _section("Hours by kind and style", f"<div class='card scroll'>{table}</div>") if rows else ""
+    return _section("Kept, by kind of video and style of music", f"<div class='card scroll'>{table}</div>")
+
+
+def _time(hours: float) -> str:
+    """In the unit that a person would say it in."""
+    if hours == 0:
+        return "–"
+    if hours >= 1:
+        return f"{hours:,.1f} h"
+    return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
 
 
 def _counts(title: str, counts: Mapping[str, int]) -> str:
@@ -141,7 +167,7 @@ def _histogram(name: str, histogram: Mapping[str, Any]) -> str:
         f"<div class=card><h3>{escape(name)}</h3>"
         f"<svg viewBox='0 0 {len(counts)} 40' preserveAspectRatio=none style='height:6rem' role=img "
         f"aria-label='histogram of {escape(name)}'>{bars}</svg>{ends}"
-        f"<p class=soft>median {middle:g}, half lie in {low:g} … {high:g}; heights are square roots</p></div>"
+        f"<p class=soft>median {middle:.3g}, half lie in {low:.3g} … {high:.3g}</p></div>"
     )
 
 
@@ -158,7 +184,7 @@ def _sample(row: Mapping[str, Any], picture: Picture) -> str:
     wave = f"<svg viewBox='0 0 {len(picture.peaks) or 1} 40' role=img aria-label=waveform>{bars}</svg>"
     where = f"{row['start_s']} s, {row['duration_s']:g} s long"
     scores = ", ".join(
-        f"{name} {value:g}" for name, value in row.get("scores", {}).items() if _is_number(value)
+        f"{name} {value:g}" for name, value in row.get("scores", {}).items() if _is_number(value) and value
     )
     why = f"<p class=why>dropped: {escape(row['dropped'])}</p>" if row.get("dropped") else ""
     name = escape(str(row["source"]).rsplit("/", 1)[-1])

@@ -77,6 +77,13 @@ def test_the_numbers_add_up(report: Path) -> None:
     assert sum(numbers["histograms"]["speech"]["counts"]) == 5
 
 
+def test_time_by_kind_and_style_comes_with_sums(report: Path) -> None:
+    """As in the publication's table 1: Chinese, Western, not labelled, and all of them."""
+    sums = re.search(r"<tr class=total><th>all(.*?)</table>", report.read_text())
+    assert sums
+    assert re.findall(r"<td class=n>([^<]*)", sums[1]) == ["6 s", "6 s", "6 s", "18 s"]
+
+
 def test_the_page_asks_for_nothing_from_elsewhere_and_holds_no_script(report: Path) -> None:
     found: list[str] = []
 
@@ -163,4 +170,6 @@ def test_a_browser_shows_the_page_whole(report: Path, tmp_path: Path, width: int
     assert seen["wide"] <= 0
     assert min(seen["heights"]) > 0
     assert seen["names"]
-    assert {"Source", "Hours by kind and style", "Lengths and scores", "A sample"} <= set(seen["sections"])
+    assert {"Source", "Kept, by kind of video and style of music", "Lengths and scores", "A sample"} <= set(
+        seen["sections"]
+    )
