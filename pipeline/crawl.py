@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from pipeline.cutting import CrawlConfig, Piece, cut
 from pipeline.download import Access
 from pipeline.fetch import Fetcher
+from pipeline.filtering import UNDECIDED, thresholds_in_force
 from pipeline.gather import gather
 from pipeline.jsonl import write_rows
 from pipeline.manifest import Segment, Source, segment_key, shard_of, split_of, write_manifest
@@ -115,8 +116,13 @@ def _look(book: SourceBook, folder: Path) -> Crawl:
 
 
 def _write(book: SourceBook, out: Path, config: CrawlConfig, result: Crawl) -> None:
-    """The manifest, where there is anything to write, and what was left out."""
+    """The manifest, where there is anything to write, and what was left out.
+
+    Where thresholds are in force, no row is in before they were applied: a kill may come between.
+    """
     segments = _deal(book, config, result)
+    if thresholds_in_force(out):
+        segments = (replace(segment, dropped=UNDECIDED) for segment in segments)
     first = list(islice(segments, 1))
     if first:
         write_manifest(out, chain(first, segments))

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from pipeline.filters.duplicates import Print, duplicates
 from pipeline.filters.keep import AllOf, names, parse_keep
 from pipeline.folder import DataFolder
-from pipeline.jsonl import read_rows, to_line, write_rows
+from pipeline.jsonl import read_rows, read_some_rows, to_line, write_rows
 from pipeline.manifest import Split
 from pipeline.parallel import bounded_map
 from pipeline.plan import read_plan
@@ -34,6 +34,7 @@ DEFAULT_KEEP = (
 )
 LONG = ("sound_print", "picture_print", "speech_over_time")  # stay in the journal, out of the manifest
 FILTER_NAME = "filter.json"
+UNDECIDED = "undecided: the thresholds in force are not applied yet. Run: gvm-prep filter --score none"
 TORN = "group: its music is in both splits of finished shards"
 LABELS = ("kind", "style", "licence", "source_name")  # of a row's `about`; thresholds may ask for them
 
@@ -98,11 +99,13 @@ def _chosen_filters(config: FilterConfig) -> tuple[list[str], list[str]]:
 
 def decide_again(manifest: Path) -> str | None:
     """The thresholds in force, applied to a manifest that was crawled anew; None where none are."""
+    keep = thresholds_in_force(manifest)
+    return apply_keep(DataFolder(manifest.parent), keep).summary(keep) if keep else None
+
+
+def thresholds_in_force(manifest: Path) -> str | None:
     data = DataFolder(manifest.parent)
-    keep = keep_in_force(data)
-    if keep is None or manifest != data.manifest:
-        return None
-    return apply_keep(data, keep).summary(keep)
+    return keep_in_force(data) if manifest == data.manifest else None
 
 
 def score_all(data: DataFolder, filters: Collection[str], tagger: Path | None, num_threads: int) -> int:
@@ -154,7 +157,7 @@ class _Comparison:
     """What only the set as a whole tells."""
 
     groups: Groups  # rows joined by content, by the lists' names and by music
-    again: dict[str, str]  # key of a segment that comes again -> key of its better twin
+    twins: dict[int, str]  # number of a row whose segment comes again -> key of the better one
     has_scores: set[str]  # names of all scores that some row has
 
 
@@ -183,7 +186,6 @@ def keep_in_force(data: DataFolder) -> str | None:
 def _compare(data: DataFolder, book: ScoreBook) -> _Comparison:
     test_groups: set[str] = set()  # by the crawl; a group that joins another takes its split
     groups = Groups(lambda group: "test" if group in test_groups else "train")
-    keys: list[str] = []
     contents = array("Q")  # first 64 bits of the sources' hashes
     sizes = array("Q")
     has_scores: set[str] = set()
@@ -195,19 +197,19 @@ def _compare(data: DataFolder, book: ScoreBook) -> _Comparison:
             groups.join(row_names(row))
             if row["split"] == "test":
                 test_groups.add(row["group"])
-            keys.append(row["key"])
             contents.append(int(content_name(row), 16))
             sizes.append(row["source_size"])
             sound, picture = scores.get("sound_print", ""), scores.get("picture_print", "")
             yield Print(contents[-1], row["duration_s"], sound, picture)
 
-    again: dict[str, str] = {}
+    better: dict[int, int] = {}
     for match in duplicates(prints()):
         groups.join(f"{contents[row]:016x}" for row in (match.first, match.second))
         if match.same_picture:
-            best, other = sorted((match.first, match.second), key=lambda row: (-sizes[row], keys[row]))
-            again.setdefault(keys[other], keys[best])
-    return _Comparison(groups, again, has_scores)
+            best, other = sorted((match.first, match.second), key=lambda row: (-sizes[row], row))
+            better.setdefault(other, best)
+    chosen = read_some_rows(data.manifest, set(better.values()))
+    return _Comparison(groups, {row: chosen[best]["key"] for row, best in better.items()}, has_scores)
 
 
 def _refuse_unknown(asked: set[str], has_scores: set[str]) -> None:
@@ -226,13 +228,13 @@ def _decided(
     groups, finished = comparison.groups, _finished(data)
     for content, split in finished.values():
         groups.fix(content, split)
-    for row in read_rows(data.manifest):
+    for number, row in enumerate(read_rows(data.manifest)):
         scores = book.scores(row["key"])
         group = groups.group(content_name(row))
         row["group"] = group
         row["split"] = finished[row["key"]][1] if row["key"] in finished else groups.split(group)
         torn = TORN if groups.is_torn(group) and row["key"] not in finished else None
-        twin = comparison.again.get(row["key"])
+        twin = comparison.twins.get(number)
         row["scores"] = {name: value for name, value in scores.items() if name not in LONG}
         row["dropped"] = _reason(row, scores, term, twin) or torn
         _count(decision, row, scores)

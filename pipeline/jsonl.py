@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,13 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             yield _to_row(line, f"{path}: line {number}")
+
+
+def read_some_rows(path: Path, numbers: Collection[int]) -> dict[int, dict[str, Any]]:
+    """The rows of these numbers, which count from 0; the others are not parsed."""
+    with path.open(encoding="utf-8") as file:
+        chosen = ((number, line) for number, line in enumerate(file) if number in numbers)
+        return {number: _to_row(line, f"{path}: line {number + 1}") for number, line in chosen}
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,7 @@ class ScoreBook:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._offsets: dict[str, tuple[int, ...]] = {}
+        self._offsets: dict[str, int | tuple[int, ...]] = {}  # one, mostly: a tuple is twice as large
         if path.is_file():
             self._read()
 
@@ -42,14 +42,21 @@ class ScoreBook:
         """Write down at once what was measured: a killed run goes on where it was."""
         offset = self.path.stat().st_size if self.path.is_file() else 0
         append_row(self.path, {"filters": filters, "key": key, "scores": scores})
-        self._offsets[key] = (*self._offsets.get(key, ()), offset)
+        self._note(key, offset)
 
     def _rows(self, key: str) -> list[dict[str, Any]]:
         rows = []
-        for offset in self._offsets.get(key, ()):
+        for offset in self._offsets_of(key):
             self._file.seek(offset)
             rows.append(json.loads(self._file.readline()))
         return rows
+
+    def _note(self, key: str, offset: int) -> None:
+        self._offsets[key] = (*self._offsets_of(key), offset) if key in self._offsets else offset
+
+    def _offsets_of(self, key: str) -> tuple[int, ...]:
+        offsets = self._offsets.get(key, ())
+        return (offsets,) if isinstance(offsets, int) else offsets
 
     @cached_property
     def _file(self) -> BinaryIO:
@@ -61,8 +68,7 @@ class ScoreBook:
         offset = 0
         with self.path.open("rb") as file:
             for line in file:
-                key = _key_of(line)
-                self._offsets[key] = (*self._offsets.get(key, ()), offset)
+                self._note(_key_of(line), offset)
                 offset += len(line)
 
 

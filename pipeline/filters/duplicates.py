@@ -76,9 +76,10 @@ class _Index:
         """(first row, second row, how many seconds later the music is in the second) of pairs with enough
         votes."""
         values, rows, times = (np.asarray(a) for a in (self._values, self._rows, self._times))
+        remainders = values.view(np.uint8)[:: values.itemsize] % PARTS  # of the lowest byte: a byte an entry
         found = [
             _neighbours(values[part], rows[part], times[part])
-            for part in (np.flatnonzero(values % PARTS == number) for number in range(PARTS))
+            for part in (np.flatnonzero(remainders == number) for number in range(PARTS))
         ]
         yield from _agreeing(np.concatenate([p for p, _ in found]), np.concatenate([s for _, s in found]))
 
