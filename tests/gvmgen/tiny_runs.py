@@ -95,12 +95,20 @@ def command(config: TrainConfig, folder: Path) -> list[str]:
 
 def two_processes(arguments: list[str]) -> list[str]:
     """A script in two processes of this machine; `accelerate launch --cpu` would start one."""
-    return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *arguments]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        *arguments,
+    ]
 
 
 def wait_for_lines(file: Path, number: int) -> None:
-    """Return once a process has written this many lines."""
-    for _ in range(1200):
+    """Return once a process has written this many lines; a machine with much else to do takes its time."""
+    for _ in range(6000):
         if file.exists() and len(file.read_text().splitlines()) >= number:
             return
         time.sleep(0.1)
