@@ -76,7 +76,7 @@ def hears_both(browser: Browser, addresses: list[str]) -> None:
     chosen = f"{PLAYER}.then(player => player.chosen())"
     apart = f"{PLAYER}.then(p => Math.abs(p.prepare(p.chosen()).currentTime - p.now()))"
     browser.wait(f"{chosen}.then(heard => heard === '{addresses[0]}')")  # the best one, from the start
-    browser.click(".take:nth-of-type(2) > button")
+    browser.click(f'.take[data-listen="{addresses[1]}"] > button')
     browser.wait(f"{chosen}.then(heard => heard === '{addresses[1]}')")
     browser.wait(f"{PLAYER}.then(p => p.now() > 0.5 && p.prepare(p.chosen()).currentTime > 0.5)")
     assert browser.evaluate("document.querySelector('#picture').muted")
@@ -94,7 +94,7 @@ def hears_both(browser: Browser, addresses: list[str]) -> None:
 
 def takes_home(browser: Browser, film: Path, seed: int) -> None:
     for number, suffix in enumerate((".wav", ".mp4"), 1):
-        browser.click(f".take:nth-of-type(2) .files a:nth-child({number})")
+        browser.click(f'.take[data-listen$="seed_{seed}.m4a"] .files a:nth-child({number})')
         path = browser.downloads / f"two shots seed {seed}{suffix}"
         wait_for(path.is_file, f"{path.name} in {list(browser.downloads.iterdir())}")
         info = probe(path, needs_picture=suffix == ".mp4")
