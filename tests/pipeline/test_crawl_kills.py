@@ -18,6 +18,7 @@ from pipeline.crawl import crawl
 from pipeline.cutting import CrawlConfig
 from pipeline.filtering import FilterConfig, filter_manifest
 from pipeline.folder import DataFolder
+from pipeline.sourcebook import source_book
 from tests.pipeline.made_videos import make_many, make_video
 
 NUM_FILES = 200
@@ -97,3 +98,15 @@ def test_a_damaged_book_is_named_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / ".manifest.jsonl.crawl").write_bytes(b"no database" * 1000)
     with pytest.raises(ValueError, match=r"\.crawl: damaged\. Remove it"):
         crawl([tmp_path / "a.mp4"], tmp_path / "manifest.jsonl", CONFIG)
+
+
+def fill_small_disk(manifest: Path) -> None:
+    with source_book(manifest) as book:
+        book._database.execute("PRAGMA max_page_count = 12")  # the database's own way to be on a small disk
+        for number in range(10_000):
+            book.want(f"{number}.mp4", {})
+
+
+def test_a_disk_that_is_full_while_a_crawl_takes_notes_is_told_as_one(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No space left.*\.crawl"):
+        fill_small_disk(tmp_path / "manifest.jsonl")
