@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,12 +26,15 @@ class Evaluated:
     shuffled: dict[str, float]
 
 
-def evaluate(folder: Path, read: Mapping[str, Read]) -> Evaluated | None:
-    """By the evaluator of a folder. None with fewer than two pairs: there is nothing to tell one from."""
+def batch_size(numbers: Iterable[int]) -> int:
+    """Pairs among which CMR and accuracy find partners: the same for systems with so many pairs each."""
+    return min(BATCH_SIZE, *numbers)
+
+
+def evaluate(folder: Path, read: Mapping[str, Read], size: int) -> Evaluated:
+    """By the evaluator of a folder. size: pairs in a batch, at least 2: chance depends on it."""
     pairs = [make_pair(video, *map(torch.from_numpy, both)) for video, both in read.items()]
-    if len(pairs) < 2:
-        return None
-    model, size = _load(folder).model, min(BATCH_SIZE, len(pairs))
+    model = _load(folder).model
     values, control = pair_values(model, pairs, size), pair_values(model, shuffled(pairs), size)
     return Evaluated(
         items={

@@ -29,7 +29,7 @@ METRICS = (
         title="CMR",
         group="picture",
         better="higher",
-        about="probability, among up to 16 pieces, that the evaluator gives the right one; leak-free",
+        about="probability, among the pieces of a batch, that the evaluator gives the right one; leak-free",
     ),
     Metric(
         name="accuracy",

@@ -14,7 +14,7 @@ import numpy as np
 from gvmgen.evaluation.judging import SystemScores
 from gvmgen.evaluation.metrics import BY_NAME, GROUPS
 from gvmgen.evaluation.scoring import Scores, described
-from gvmgen.evaluation.table import INTERVALS, columns, notes, significant, verdict
+from gvmgen.evaluation.table import columns, heading, notes, significant, verdict
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #5d6778; --page: #f6f7f9; --card: #fff;
@@ -105,7 +105,7 @@ def page(scores: Scores, examples: Sequence[Example]) -> str:
     """The whole page. Every name is escaped: a file's name cannot become markup."""
     body = [
         "<h1>Scores</h1>",
-        f"<p class=soft>{len(scores.videos)} videos, embedder: {escape(scores.embedder)}. {INTERVALS}</p>",
+        f"<p class=soft>{escape(' '.join(heading(scores)))}</p>",
         *(_table(scores, group, title) for group, title in GROUPS.items()),
         _differences(scores),
         _section("Every video", _grid(_distributions(scores))),

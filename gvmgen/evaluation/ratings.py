@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gvmgen.evaluation.listening import KEY_KIND, SCALES
-from gvmgen.evaluation.statistics import Estimate, adjusted, mean_estimate, paired_p
+from gvmgen.evaluation.statistics import Estimate, adjusted, finite, mean_estimate, paired_p
 
 RESULTS_KIND = "gvm-eval listening results"
 SCALE_NAMES = [name for name, *_ in SCALES]
@@ -156,13 +156,7 @@ def krippendorff_alpha(ratings: np.ndarray) -> float:
 
 def to_json(ratings: dict[str, Ratings]) -> dict[str, Any]:
     """Plain JSON; null where there is no value."""
-    return {group: _finite(asdict(each)) for group, each in ratings.items()}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {group: finite(asdict(each)) for group, each in ratings.items()}
 
 
 def markdown(ratings: dict[str, Ratings]) -> str:

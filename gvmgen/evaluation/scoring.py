@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,12 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from gvmgen.encoders.probe import MediaError, probe
-from gvmgen.evaluation.evaluated import Evaluated, evaluate
+from gvmgen.evaluation.evaluated import Evaluated, batch_size, evaluate
 from gvmgen.evaluation.judging import Reference, SystemScores, Takes, judge
 from gvmgen.evaluation.measuring import Job, Measurer, measure_all
 from gvmgen.evaluation.metrics import BY_NAME, METRICS, OF_SETS
 from gvmgen.evaluation.pairing import System, find_music, find_videos
-from gvmgen.evaluation.statistics import adjusted, paired_p, paired_p_of_halves
+from gvmgen.evaluation.statistics import adjusted, finite, paired_p, paired_p_of_halves
 
 REFERENCE = "reference"  # its name in the tables
 CACHE_NAME = "measured"
@@ -56,6 +55,7 @@ class Scores:
 
     videos: list[str]
     embedder: str
+    batch_size: int  # of the evaluator's CMR and accuracy, the same for all systems; chance is one over it
     systems: list[SystemScores]  # the reference first, where there is one
     comparisons: list[Comparison]
     missing: dict[str, list[str]]  # videos without music, by system
@@ -72,8 +72,9 @@ class Scores:
         return {
             "videos": self.videos,
             "embedder": self.embedder,
+            "batch_size": self.batch_size,
             "systems": {s.name: _system_json(s, self.videos) for s in self.systems},
-            "comparisons": [_finite(asdict(each)) for each in self.comparisons],
+            "comparisons": [finite(asdict(each)) for each in self.comparisons],
             "missing": self.missing,
             "extra": self.extra,
             "failures": self.failures,
@@ -111,6 +112,8 @@ def score(plan: Plan, measurer: Measurer, workers: int | None = None) -> Scores:
     if plan.reference is not None:
         reference = Reference(_takes(measurer, sounds[REFERENCE], failures, REFERENCE))
     videos = list(plan.videos)
+    pairs = {name: _readable(looks, by_video, failures) for name, by_video in sounds.items()}
+    batch = batch_size(map(len, pairs.values()))
     systems = [
         judge(
             system.name,
@@ -118,13 +121,14 @@ def score(plan: Plan, measurer: Measurer, workers: int | None = None) -> Scores:
             motions,
             _takes(measurer, sounds[system.name], failures, system.name),
             None if system is plan.reference else reference,
-            _evaluated(measurer, looks, sounds[system.name], failures),
+            _evaluated(measurer, pairs[system.name], batch),
         )
         for system in plan.all_systems
     ]
     return Scores(
         videos=videos,
         embedder=measurer.description,
+        batch_size=batch,
         systems=systems,
         comparisons=compare([system for system in systems if system.name != REFERENCE]),
         missing={s.name: list(s.missing) for s in plan.all_systems if s.missing},
@@ -178,24 +182,26 @@ def _takes(measurer: Measurer, jobs: dict[str, list[Job]], failures: dict[str, s
     return found
 
 
-def _evaluated(
-    measurer: Measurer, looks: dict[str, Job], sounds: dict[str, list[Job]], failures: dict[str, str]
-) -> Evaluated | None:
-    """What the evaluator says of each video with its first take; None without an evaluator."""
-    if measurer.evaluator is None:
-        return None
-    pairs = {
+def _readable(
+    looks: dict[str, Job], sounds: dict[str, list[Job]], failures: dict[str, str]
+) -> dict[str, tuple[Job, Job]]:
+    """The videos with their first takes, where both could be read."""
+    return {
         video: (looks[video], jobs[0])
         for video, jobs in sounds.items()
         if not {str(looks[video].path), str(jobs[0].path)} & set(failures)
     }
-    return evaluate(
-        measurer.evaluator,
-        {
-            video: (measurer.seconds(as_evaluator(look)), measurer.seconds(as_evaluator(sound)))
-            for video, (look, sound) in pairs.items()
-        },
-    )
+
+
+def _evaluated(measurer: Measurer, pairs: dict[str, tuple[Job, Job]], batch: int) -> Evaluated | None:
+    """What the evaluator says of the pairs; None without one, or where there is nothing to tell apart."""
+    if measurer.evaluator is None or batch < 2:
+        return None
+    read = {
+        video: (measurer.seconds(as_evaluator(look)), measurer.seconds(as_evaluator(sound)))
+        for video, (look, sound) in pairs.items()
+    }
+    return evaluate(measurer.evaluator, read, batch)
 
 
 def compare(systems: Sequence[SystemScores]) -> list[Comparison]:
@@ -233,22 +239,15 @@ def _mean(values: np.ndarray) -> float:
 
 def _system_json(system: SystemScores, videos: list[str]) -> dict[str, Any]:
     estimates = {
-        metric: _finite(asdict(estimate))
+        metric: finite(asdict(estimate))
         | ({"shuffled": system.shuffled[metric]} if metric in system.shuffled else {})
         for metric, estimate in system.estimates.items()
     }
     items = {
-        video: _finite({metric: float(values[i]) for metric, values in system.items.items()})
+        video: finite({metric: float(values[i]) for metric, values in system.items.items()})
         for i, video in enumerate(videos)
     }
     return {"metrics": estimates, "items": items}
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in values.items()
-    }
 
 
 def write_json(scores: Scores, path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -105,3 +107,10 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
     if known.any():
         p[known] = needed("scipy.stats").false_discovery_control(p[known])
     return [float(value) for value in p]
+
+
+def finite(value: Any) -> Any:
+    """For JSON: None for every number that is none, in dicts too."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

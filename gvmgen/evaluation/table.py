@@ -40,7 +40,7 @@ def cell(system: SystemScores, metric: str) -> str:
 
 def markdown(scores: Scores) -> str:
     """The whole report as text."""
-    parts = ["# Scores", "", *_heading(scores), ""]
+    parts = ["# Scores", "", *heading(scores), ""]
     for group, title in GROUPS.items():
         names = columns(scores, group)
         if names:
@@ -49,11 +49,15 @@ def markdown(scores: Scores) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _heading(scores: Scores) -> list[str]:
-    return [
-        f"{len(scores.videos)} videos. Embedder: {scores.embedder}.",
-        INTERVALS,
-    ]
+def heading(scores: Scores) -> list[str]:
+    """What the figures stand on."""
+    about = [f"{len(scores.videos)} videos. Embedder: {scores.embedder}.", INTERVALS]
+    if "cmr" in columns(scores, "picture"):
+        size = scores.batch_size
+        about.append(
+            f"CMR and accuracy are those of batches of {size}, for all systems: chance is {1 / size:.3g}."
+        )
+    return about
 
 
 def _table(scores: Scores, names: list[str]) -> list[str]:
