@@ -16,6 +16,11 @@ from tests.gvmgen.studio.made_studio import StudioProcess, make_film, wait
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on PATH to use the page")
 
 PLAYER = "import('/page/player.js')"
+DROP = """
+(() => { const dataTransfer = new DataTransfer()
+dataTransfer.items.add(new File(['not a film'], 'notes.txt'))
+document.querySelector('#drop').dispatchEvent(new DragEvent('drop', {dataTransfer, bubbles: true})) })()
+"""
 
 
 @pytest.fixture
@@ -116,6 +121,8 @@ def test_a_broken_file_gets_one_clear_line_and_the_page_goes_on(
     big.write_bytes(bytes(1_100_000))
     browser.choose_file("#file", big)
     browser.wait("document.querySelector('#error').innerText.startsWith('big.mp4: is bigger than 1 MB')")
+    browser.evaluate(DROP)
+    browser.wait("document.querySelector('#error').innerText.startsWith('notes.txt: is no media file')")
     browser.choose_file("#file", make_film(tmp_path / "good.mp4", 1.0))
     browser.wait("document.querySelector('#title').innerText === 'good.mp4'")
     assert browser.evaluate("document.querySelector('#error').hidden")
