@@ -25,6 +25,7 @@ from gvmgen.imports import (
     import_official,
     is_official,
 )
+from gvmgen.start import MUSICGEN_LICENCE
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -69,7 +70,9 @@ def import_into(options: argparse.Namespace) -> ImportReport:
         )
         model.to(dtype)
         info = ModelInfo(
-            preset=options.preset, provenance={"imported_from": options.source, "format": "MusicGen"}
+            preset=options.preset,
+            licence=MUSICGEN_LICENCE,
+            provenance={"imported_from": options.source, "format": "MusicGen"},
         )
     aside = options.folder.with_name(f".{options.folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
