@@ -38,6 +38,7 @@ from gvmgen.saving import (
     HostCopy,
     Snapshot,
     load_training_tensors,
+    reshard,
     training_tensors,
 )
 from gvmgen.signals import StopRequest
@@ -278,6 +279,7 @@ class Trainer:
                 if is_new:
                     sums += losses
                     counts += predicted_codes(batch)
+            reshard(self.network)
         return self.mean_over_processes(sums, counts)
 
     def composing(self) -> AbstractContextManager[None]:
