@@ -199,7 +199,8 @@ def encode_shard(shard: ShardPlan, work: Work, encode: Callable[[Segment], Sampl
                 failures.append(_failure(key, error, work, attempts.get(key, 0) + 1))
                 left_out.append({"key": key, "kind": error.kind, "stage": error.stage})
         # Before the record: who sees the shard also sees why it lacks something.
-        write_rows(path, [failure.to_json() for failure in failures])
+        if failures:
+            write_rows(path, [failure.to_json() for failure in failures])
 
     record = write_shard(
         work.staging,
@@ -211,7 +212,7 @@ def encode_shard(shard: ShardPlan, work: Work, encode: Callable[[Segment], Sampl
         feature_codec=work.feature_codec,
     )
     if not failures:
-        path.unlink()
+        path.unlink(missing_ok=True)
     return record
 
 

@@ -24,6 +24,7 @@ from pipeline.selection import EncodeConfig, settled, split_complete
 from pipeline.tidy import Tidier
 from shards.feature_codec import with_codec
 from shards.record import ShardRecord
+from shards.spec import failures_path
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,11 @@ def encode(data: DataFolder, config: EncodeConfig) -> Report:
         codes = CodeCache(data.cache, engine.fingerprint["audio"])
         tidier = Tidier(config.cache, cache, codes, plan, rows, data.recorded)
         tidier.tidy(*(plan[record.shard] for record in complete))  # a kill may have come before this
-        if data.shards != data.staging:
-            for record in complete:
+        for record in complete:
+            if data.shards != data.staging:
                 discard(data.staging, record.shard)
+            elif not record.left_out:
+                failures_path(data.shards, record.shard).unlink(missing_ok=True)
         with disk_errors_told(data):
             made = _encode(todo, engine, tidier)
     return Report(len(chosen), made, complete, engine.progress, time.monotonic() - started)

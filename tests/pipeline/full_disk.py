@@ -6,12 +6,12 @@ shards are copied back into DATA.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -55,8 +55,9 @@ def fill_soon(disk: Path, filler: Path) -> None:
     before = shutil.disk_usage(disk).used
     while shutil.disk_usage(disk).used < before + WRITTEN_BYTES:
         time.sleep(0.001)
-    with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free)
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:  # until there is no byte left, whatever the run takes meanwhile
+            file.write(bytes(1 << 20))
 
 
 if __name__ == "__main__":

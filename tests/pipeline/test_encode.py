@@ -20,7 +20,7 @@ from pipeline.selection import foresee
 from pipeline.verification import set_aside_broken
 from shards.reader import ShardSet
 from shards.record import ShardRecord
-from shards.spec import ShardError, record_path, tar_path
+from shards.spec import ShardError, failures_path, record_path, tar_path
 from tests.pipeline.encode_runs import CONFIG, CRAWL, NUM_SEGMENTS, NUM_SOURCE_FRAMES, Bytes, run, written
 from tests.pipeline.made_videos import make_video
 from tests.samples import flipped
@@ -133,6 +133,13 @@ def test_a_failed_segment_is_told_and_the_others_go_on(data: DataFolder, uninter
     healed = run(data, retry="all")
     assert healed.num_failed == 0
     assert healed.progress.num_encoded == 4  # the frames of what failed, no others
+    assert written(data) == uninterrupted
+
+
+def test_reasons_that_a_kill_left_beside_a_whole_shard_go(data: DataFolder, uninterrupted: Bytes) -> None:
+    run(data)
+    failures_path(data.shards, 0).write_text('{"kind": "transient"}\n')
+    assert run(data).made == []
     assert written(data) == uninterrupted
 
 
