@@ -52,9 +52,13 @@ class Memory:
 
 def estimate_memory(config: TrainConfig) -> str:
     """A table for the user: parameters, memory by part, and what it takes to fit a card of 24 GB."""
-    with FakeTensorMode():
+    with torch.device("meta"):
         network = GVMGen(config.model_config).train()
         choose_learnable(network, config)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        network.to_empty(
+            device="cpu"
+        )  # after the adapters: peft moves what it adds, which no fake tensor allows
         asked = memory_of(network, config)
         smaller = replace(config, grad_accum=config.batch_size, recompute=True)
         smallest = memory_of(network, smaller)
