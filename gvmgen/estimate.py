@@ -56,9 +56,7 @@ def estimate_memory(config: TrainConfig) -> str:
         network = GVMGen(config.model_config).train()
         choose_learnable(network, config)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        network.to_empty(
-            device="cpu"
-        )  # after the adapters: peft moves what it adds, which no fake tensor allows
+        network.to_empty(device="cpu")  # only now: peft moves the adapters, which fake tensors do not allow
         asked = memory_of(network, config)
         smaller = replace(config, grad_accum=config.batch_size, recompute=True)
         smallest = memory_of(network, smaller)
