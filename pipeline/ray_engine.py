@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from pipeline.workers import Done, Job, WorkerEngine, run_job, worker_fingerprin
 
 MAX_RETRIES = 5  # of a task whose worker or node died
 TASK_CPUS = 4  # one decodes ahead, the others resize; without a GPU CLIP runs on them
+KNOCK_S = 20.0
 TASKS_AHEAD = 2  # tasks handed out for each that can run: no node waits for the next
 
 
@@ -95,15 +97,23 @@ def _connect() -> Any:
         import ray
     except ImportError as error:
         raise ValueError("--engine ray needs Ray. Run: pip install 'gvmgen[ray]'") from error
+    address = os.environ.get("RAY_ADDRESS", "this machine")
     try:
+        _knock(address)
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        address = os.environ.get("RAY_ADDRESS", "this machine")
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConnectionError(
             f"{address}: no Ray cluster answers there ({str(error).splitlines()[0]}). "
             "Start one: ray start --head; or unset RAY_ADDRESS"
         ) from error
     return ray
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens at HOST:PORT: Ray itself tries for ten minutes and more."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=KNOCK_S).close()
 
 
 def _task_need(nodes: Sequence[Mapping[str, float]], config: EncodeConfig) -> dict[str, float]:
