@@ -171,6 +171,11 @@ def audiocraft_peer(config: ModelConfig, dtype: torch.dtype) -> Peer:
         ConditioningProvider,
         TextConditioner,
     )
+    from audiocraft.modules.transformer import set_efficient_attention_backend
+
+    set_efficient_attention_backend(
+        "torch"
+    )  # with MusicGen's own settings; without, each step projects all before
 
     class Frames(TextConditioner):
         """A visual memory in the place of a text."""
@@ -199,6 +204,7 @@ def audiocraft_peer(config: ModelConfig, dtype: torch.dtype) -> Peer:
         causal=True,
         activation="gelu",
         cross_attention=True,
+        memory_efficient=True,
         cfg_coef=SAMPLING.guidance,
     )
     model = model.eval().to(dtype)
