@@ -173,9 +173,8 @@ def audiocraft_peer(config: ModelConfig, dtype: torch.dtype) -> Peer:
     )
     from audiocraft.modules.transformer import set_efficient_attention_backend
 
-    set_efficient_attention_backend(
-        "torch"
-    )  # with MusicGen's own settings; without, each step projects all before
+    # as MusicGen is set; otherwise each step projects all that came before anew
+    set_efficient_attention_backend("torch")
 
     class Frames(TextConditioner):
         """A visual memory in the place of a text."""
