@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gvmgen.config import MODEL_PRESETS, ModelConfig
-from gvmgen.formats import is_audiocraft
+from gvmgen.formats import audiocraft_file, is_audiocraft
 from gvmgen.imports import import_official
 from gvmgen.model import GVMGen
 from gvmgen.weights import assign, empty_model
@@ -36,6 +36,7 @@ class ModelInfo:
     trained: bool = False
     licence: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
+    sampling: dict[str, Any] = field(default_factory=dict)  # what these weights do best with: SamplingConfig
     codec: str | None = None  # EnCodec weights of the model's own, in its folder; None: the preset's
 
 
@@ -89,6 +90,11 @@ def load_model(
     except SafetensorError as error:
         raise ValueError(f"{weights}: cannot be read: {error}. Is it complete?") from error
     return model, info
+
+
+def weights_file(path: Path) -> Path:
+    """The one file that holds the weights of what `load_model` reads."""
+    return audiocraft_file(path) if is_audiocraft(path) else path / WEIGHTS
 
 
 def official_info(config: ModelConfig, path: Path) -> ModelInfo:

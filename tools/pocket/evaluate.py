@@ -250,9 +250,8 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, default=Path("data/pocket_held_out"))
     parser.add_argument("--num-codec-pieces", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--guidance", type=float, default=SamplingConfig.guidance)
-    parser.add_argument("--top-k", type=int, default=SamplingConfig.top_k)
-    parser.add_argument("--temperature", type=float, default=SamplingConfig.temperature)
+    for name, kind in (("guidance", float), ("top_k", int), ("temperature", float)):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="the model's own by default")
     parser.add_argument("--evaluator", type=Path, help="a run of gvm-eval train; without it no cmr16 figures")
     parser.add_argument("--truth", action="store_true", help="measure the corpus' own music: the ceiling")
     parser.add_argument("--json", type=Path, help="write the figures as flat keys")
@@ -269,7 +268,8 @@ def report(args: argparse.Namespace) -> None:
     if args.truth:
         waveforms = [read_waveform(video) for video in videos]
     else:
-        sampling = SamplingConfig(guidance=args.guidance, top_k=args.top_k, temperature=args.temperature)
+        chosen = {name: getattr(args, name) for name in ("guidance", "top_k", "temperature")}
+        sampling = composer.sampling(**{name: value for name, value in chosen.items() if value is not None})
         waveforms = compose_all(composer, videos, sampling, args.seed)
     ears = train_ears(composer.codec)
     heard = [ears.hear(waveform, truth) for waveform, truth in zip(waveforms, truths, strict=True)]

@@ -23,6 +23,7 @@ from gvmgen.encoders.presets import POCKET_DIR
 from gvmgen.evaluation.evaluator import load_evaluator, save_evaluator
 
 LICENCE = "Apache-2.0"
+SAMPLING = {"guidance": 6.0}  # tools/pocket/README.md, "Guidance"
 PROVENANCE = {
     "data": "synthetic pairs of video and music made by tools/pocket/corpus.py; nothing else",
     "instruments": "FluidR3 General MIDI sound font (MIT), through FluidSynth",
@@ -44,7 +45,7 @@ def ship_model(source: Path, package: Path) -> None:
     model, info = load_model(source, dtype=torch.float32)
     metrics = source.parents[1] / "config.json"
     provenance = PROVENANCE | ({"run": json.loads(metrics.read_text())} if metrics.is_file() else {})
-    shipped = replace(info, trained=True, licence=LICENCE, provenance=provenance)
+    shipped = replace(info, trained=True, licence=LICENCE, provenance=provenance, sampling=SAMPLING)
     save_model(package, model.half(), shipped)
 
 
