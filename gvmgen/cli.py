@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gvmgen.config import MODEL_PRESETS, PARTS, TrainConfig
+from gvmgen.config import MODEL_PRESETS, OPTIMIZERS, PARTS, TrainConfig
 from gvmgen.console import run
 from gvmgen.encoders.presets import chosen_preset
 
@@ -57,6 +57,10 @@ def train_command(
         _setting("lr_decay", "Each decoder layer learns this much slower than the one above it."),
     ] = None,
     weight_decay: Annotated[float | None, _setting("weight_decay", "AdamW's weight decay.")] = None,
+    optimizer: Annotated[
+        str | None,
+        _setting("optimizer", f"{', '.join(OPTIMIZERS)}: a quarter of its memory, needs bitsandbytes."),
+    ] = None,
     batch_size: Annotated[
         int | None, _setting("batch_size", "Segments an optimiser step, over all processes.")
     ] = None,

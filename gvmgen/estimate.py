@@ -16,6 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from gvmgen.config import TrainConfig
 from gvmgen.learnable import choose_learnable
 from gvmgen.model import GVMGen, code_losses
+from gvmgen.optimiser import moment_bytes
 from shards.spec import NUM_PATCHES
 
 GB = 1e9
@@ -58,15 +59,20 @@ def estimate_memory(config: TrainConfig) -> str:
     with FakeTensorMode(allow_non_fake_inputs=True):
         network.to_empty(device="cpu")  # only now: peft moves the adapters, which fake tensors do not allow
         asked = memory_of(network, config)
-        smaller = replace(config, grad_accum=config.batch_size, recompute=True)
+        smaller = replace(config, grad_accum=config.batch_size, recompute=True, optimizer="adamw")
         smallest = memory_of(network, smaller)
-    return "\n".join([*_table(network, asked, config), "", *_verdict(asked, smallest, config)])
+        in_8_bits = memory_of(network, replace(smaller, optimizer="adamw8bit"))
+    flags = f"--grad-accum {config.batch_size} --recompute"
+    choices = [("as asked", asked), (flags, smallest), (f"{flags} --optimizer adamw8bit", in_8_bits)]
+    choices += [(f"{flags}, FSDP over {n} GPUs", smallest.sharded(n)) for n in (2, 4, 8)]
+    return "\n".join([*_table(network, asked, config), "", *_verdict(choices)])
 
 
 def memory_of(network: GVMGen, config: TrainConfig) -> Memory:
     """What one process needs for a step of the whole batch, cut into `grad_accum` pieces."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
     learning = sum(size for size, learns in sizes if learns)
+    moments = sum(moment_bytes(size, config.optimizer) for size, learns in sizes if learns)
     piece = config.batch_size // config.grad_accum
     network.decoder.recompute_layers = config.recompute
     copies, one = kept_bytes(network, config, num_segments=1)
@@ -76,7 +82,7 @@ def memory_of(network: GVMGen, config: TrainConfig) -> Memory:
     return Memory(
         weights=4.0 * sum(size for size, _ in sizes) + accumulated,
         gradients=4.0 * learning - accumulated,
-        moments=8.0 * learning,
+        moments=moments,
         average=4.0 * learning if config.ema else 0.0,
         copies=copies,
         activations=one * piece,
@@ -149,11 +155,8 @@ def _table(network: GVMGen, memory: Memory, config: TrainConfig) -> list[str]:
     ]
 
 
-def _verdict(asked: Memory, smallest: Memory, config: TrainConfig) -> list[str]:
+def _verdict(choices: list[tuple[str, Memory]]) -> list[str]:
     """Which settings fit a card of 24 GB, from the ones asked for to the smallest."""
-    flags = f"--grad-accum {config.batch_size} --recompute"
-    choices = [("as asked", asked), (flags, smallest)]
-    choices += [(f"{flags}, FSDP over {n} GPUs", smallest.sharded(n)) for n in (2, 4, 8)]
     lines = []
     for name, memory in choices:
         fits = memory.peak / GB + RESERVED_GB <= CARD_GB

@@ -75,12 +75,13 @@ class SpatialAttention(nn.Module):
         """
         to_key, to_value = self.key_value.weight.unflatten(0, (2, self.num_heads, -1))  # [H, D / H, D] each
         value_bias = self.key_value.bias.unflatten(0, (2, self.num_heads, 1, -1))[1]  # [H, 1, D / H]
-        reach = query @ to_key * query.shape[-1] ** -0.5  # [B * F, H, Q, D / H] -> [B * F, H, Q, D]
+        # einsum: a product a head; `@` would first copy the weights for each frame
+        reach = torch.einsum("fhqk,hkd->fhqd", query * query.shape[-1] ** -0.5, to_key)
         scores = reach.flatten(1, 2) @ source.mT  # [B * F, H * Q, P]
         weights = fn.dropout(scores.softmax(dim=-1), self._rate, self.training)
         seen = (weights @ source).unflatten(1, (self.num_heads, -1))  # [B * F, H, Q, D]
         totals = weights.sum(dim=-1).unflatten(1, (self.num_heads, -1))[..., None]  # 1 but for dropout
-        return seen @ to_value.mT + totals * value_bias
+        return torch.einsum("fhqd,hkd->fhqk", seen, to_value) + totals * value_bias
 
 
 class TransformationLayer(nn.Module):

@@ -26,6 +26,7 @@ from gvmgen.checkpoint import ModelInfo, save_weights
 from gvmgen.config import ModelConfig
 from gvmgen.learnable import is_adapted
 from gvmgen.model import GVMGen
+from gvmgen.optimiser import TABLES, state_names
 from gvmgen.runs import STATE
 
 OPTIMISER = "optimizer.safetensors"
@@ -128,7 +129,8 @@ def training_tensors(
     """What it takes to go on, as `<parameter>/<moment>`: no pickle, and no order of parameters to keep."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in network.named_parameters():
-        tensors |= {f"{name}/{moment}": x for moment, x in optimiser.state.get(parameter, {}).items()}
+        moments = optimiser.state.get(parameter, {})
+        tensors |= {f"{name}/{moment}": torch.as_tensor(x) for moment, x in moments.items()}
         if is_adapted(name) or (average and name in average.tensors):
             tensors[f"{name}/{VALUE}"] = parameter
         if average and name in average.tensors:
@@ -144,13 +146,23 @@ def load_training_tensors(
     tensors: Mapping[str, Tensor],
     where: str,
 ) -> None:
-    """Undo `training_tensors`. Raises ValueError where a tensor is of no parameter or of another shape."""
+    """Undo `training_tensors`.
+
+    Raises ValueError where a tensor is of no parameter, of another shape or of another optimiser.
+    """
     parameters = dict(network.named_parameters())
+    known = (*state_names(optimiser), VALUE, AVERAGE)
     for name, tensor in tensors.items():
         parameter_name, kind = name.rsplit("/", 1)
         parameter = parameters.get(parameter_name)
-        if parameter is None or (tensor.ndim and tensor.shape != parameter.shape):
+        fits_any = tensor.ndim == 0 or kind in TABLES
+        if parameter is None or not (fits_any or tensor.shape == parameter.shape):
             raise ValueError(f"{where}: {name} {list(tensor.shape)} is of no parameter of this model")
+        if kind not in known:
+            raise ValueError(
+                f"{where}: {name} is of another --optimizer. Go on with that one, or start another run from "
+                f"these weights: --run NAME --init {Path(where).parent}"
+            )
         if kind == VALUE:
             parameter.copy_(sharded_like(tensor, parameter))
         elif kind == AVERAGE and average:
@@ -159,7 +171,9 @@ def load_training_tensors(
             optimiser.state[parameter][kind] = _moment(tensor, kind, parameter)
 
 
-def _moment(tensor: Tensor, kind: str, parameter: Tensor) -> Tensor:
+def _moment(tensor: Tensor, kind: str, parameter: Tensor) -> Tensor | int:
     if kind != "step":
         return sharded_like(tensor, parameter)
+    if not tensor.is_floating_point():
+        return int(tensor)  # AdamW of 8 bits counts outside tensors
     return tensor.to(parameter.device if parameter.is_cuda else "cpu")

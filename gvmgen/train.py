@@ -28,7 +28,7 @@ from gvmgen.data import Batch, SegmentLoader, Window
 from gvmgen.flops import step_flops
 from gvmgen.learnable import choose_learnable, composing_weights
 from gvmgen.model import code_losses
-from gvmgen.optimiser import adamw, learning_rate, set_learning_rate
+from gvmgen.optimiser import learning_rate, make_optimiser, set_learning_rate
 from gvmgen.pictures import attention_pictures, compose
 from gvmgen.runlog import RunLog, StepClock, StepReport
 from gvmgen.runs import STATE, RunFolder
@@ -93,6 +93,8 @@ class Trainer:
             raise ValueError(
                 "samples_every: no process has the whole network under FSDP. Compose beside the run"
             )
+        if self.is_sharded and config.optimizer == "adamw8bit":
+            raise ValueError("--optimizer adamw8bit: not under FSDP, which shares out AdamW's moments itself")
         self.step = self.num_samples = 0  # done, taken from the data
         self.num_skipped = 0  # steps in a row
         self.best: dict[str, Any] | None = None  # step and loss of the best validation
@@ -109,7 +111,7 @@ class Trainer:
         if self.config.compile:
             for layer in self.network.decoder.layers:
                 layer.compile()
-        optimiser = adamw(self.network, self.config, self.accelerator.device)
+        optimiser = make_optimiser(self.network, self.config, self.accelerator.device)
         self.model, self.optimiser = self.accelerator.prepare(self.network, optimiser)
         self.average = Average(self.network, self.config.ema) if self.config.ema else None
         if checkpoint is not None:

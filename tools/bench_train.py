@@ -1,16 +1,22 @@
 """The trainer against what one would do without it: a cache, audiocraft's LM, this machine's limits.
 
-    python tools/bench_train.py [--json FILE] [--only small,large,loop,loader]
+    python tools/bench_train.py [--parts small,large,audiocraft,loop,loader] [--json FILE]
 
-Weights and data are random, of the real shapes; rivals run one after another in each round, so that a busy
-machine slows them alike. `large` has no optimiser, which would not fit this machine: its step is forward and
-backward. `small` takes 12 GB and about a minute a step on two cores, `large` 18 GB.
+small, large   a step from cached features, and the same step with CLIP ViT-L/14@336 before it
+audiocraft     a step with our decoder and with audiocraft's; ours in shares of this machine's matrix rate
+loop           the real command: waiting for data, saving, resuming
+loader         batches out of shards, as tools/bench_loader.py
+
+A part takes two to five minutes on two cores and up to 18 GB; --json adds what is measured to the file, so
+the parts may run one by one. Weights and data are random, of the real shapes, one segment of 30 s a step, in
+bfloat16. Rivals run in turn in each round, so that a busy machine slows them alike. `large` has bfloat16
+weights and no optimiser, as more does not fit this machine: its step is forward, backward and clipping.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,6 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import mean, median
 from typing import Annotated, Any
 
 import open_clip
@@ -31,6 +38,7 @@ from gvmgen.encoders.presets import ENCODER_PRESETS
 from gvmgen.encoders.video import VideoEncoder
 from gvmgen.flops import forward_flops, matrix_rate
 from gvmgen.model import GVMGen, code_loss
+from gvmgen.start import keep_freed_memory
 from shards.reader import ShardSet
 from shards.spec import CODE_RATE, NUM_PATCHES
 
@@ -39,67 +47,99 @@ CPU = torch.device("cpu")
 SIDE = 336  # pixels of a frame
 FRAMES_AT_ONCE = 8
 MATRIX = 4096  # size of the product that is the machine's limit
-PARTS = ("small", "large", "loop", "loader")
+LOOP_CROP_S = (
+    5  # six such stretches are one segment's work: a step of the whole batch in a fraction of its time
+)
+LOOP_STEPS = 4
+PARTS = ("small", "large", "audiocraft", "loop", "loader")
 # A network of the real classes in which every part runs within seconds, to try the benchmark itself.
 TINY_SIZES = {"feature_dim": 1024, "dim": 64, "num_layers": 2, "num_heads": 2, "transformation_num_layers": 2}
 Figures = dict[str, float]
+Step = Callable[[Tensor, Tensor], None]
 
 
 def main(
-    only: Annotated[str, typer.Option(help="Parts to run, with commas between them.")] = ",".join(PARTS),
+    parts: Annotated[str, typer.Option(help="What to measure, with commas between.")] = ",".join(PARTS),
     seconds: Annotated[int, typer.Option(help="Length of a segment.")] = 30,
     rounds: Annotated[int, typer.Option(help="Steps that are timed.")] = 2,
-    samples: Annotated[int, typer.Option(help="Samples for the loader, 35 MB each.")] = 96,
+    samples: Annotated[int, typer.Option(help="Samples for the loader, 35 MB each.")] = 48,
     tiny: Annotated[bool, typer.Option("--tiny", help="Tiny networks: does the benchmark run?")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write flat keys here.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Add flat keys to this file.")] = None,
 ) -> None:
-    figures: Figures = {}
-    for part in only.split(","):
-        changes = TINY_SIZES if tiny else {}
-        if part in ("small", "large"):
-            figures |= bench_step(part, changes, seconds, rounds, has_optimiser=part == "small")
-        elif part == "loop":
-            figures |= bench_loop(changes, seconds, rounds)
-        elif part == "loader":
-            figures |= bench_loader(samples, rounds)
-        else:
+    keep_freed_memory()  # as the trainer; the rivals gain as much
+    changes: dict[str, Any] = TINY_SIZES if tiny else {}
+    benches: dict[str, Callable[[], Figures]] = {
+        "small": lambda: bench_cache("small", changes, seconds, rounds),
+        "large": lambda: bench_cache("large", changes, seconds, rounds),
+        "audiocraft": lambda: bench_audiocraft(changes, seconds, rounds),
+        "loop": lambda: bench_loop(changes),
+        "loader": lambda: bench_loader(samples, rounds),
+    }
+    for part in parts.split(","):
+        if part not in benches:
             raise typer.BadParameter(f"{part!r} is unknown; known: {', '.join(PARTS)}")
-    for name, value in figures.items():
-        typer.echo(f"{name:32} {value:10.4g}")
-    if json_file:
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+        figures = benches[part]()
+        for name, value in figures.items():
+            typer.echo(f"{name:36} {value:10.4g}")
+        if json_file:
+            known = json.loads(json_file.read_text()) if json_file.exists() else {}
+            json_file.write_text(json.dumps(known | figures, indent=2) + "\n")
 
 
-def bench_step(
-    preset: str, changes: dict[str, Any], seconds: int, rounds: int, has_optimiser: bool
-) -> Figures:
-    """One segment a step in bfloat16: from cached features, with CLIP in the loop, with audiocraft's LM."""
+def bench_cache(preset: str, changes: dict[str, Any], seconds: int, rounds: int) -> Figures:
+    """A step whose features are there already, and the same step behind CLIP: an uncached one is both."""
     config = ModelConfig.from_json(model_config(preset).to_json() | changes)
-    batch = one_segment(config, seconds)
-    rivals: dict[str, Callable[[], object]] = {}
-    network = GVMGen(config).train()
-    network.decoder.recompute_layers = not has_optimiser
-    cached = step_of(network, lambda *inputs: code_loss(*logits_of(network, inputs)), has_optimiser)
-    rivals["cached"] = lambda: cached(*batch)
+    network = GVMGen(config).train().to(torch.bfloat16 if preset == "large" else torch.float32)
+    step = step_of(network, our_loss(network), has_optimiser=preset != "large")
     frames = torch.randint(0, 256, (seconds, 3, SIDE, SIDE), dtype=torch.uint8)
     plain, ours = towers()
-    rivals["uncached"] = lambda: cached(plain(frames)[None], batch[1])
-    rivals["uncached_fast_clip"] = lambda: cached(ours(frames)[None], batch[1])
-    if preset == "small":
-        theirs = step_of(*audiocraft_lm(config, network), has_optimiser)
-        rivals["audiocraft"] = lambda: theirs(*batch)
-    taken = alternating(rivals, rounds)
-    flops = 3 * forward_flops(config, seconds, NUM_PATCHES, seconds * CODE_RATE)
-    figures = {f"{preset}.{name}.step_s": statistics.median(times) for name, times in taken.items()}
-    for name in taken:
-        if name != "cached":
-            figures[f"{preset}.cached_vs_{name}"] = ratio(taken[name], taken["cached"])
-    if preset == "small":
-        figures["small.bf16.vs_audiocraft"] = figures.pop("small.cached_vs_audiocraft")
-        rate = matrix_rate(CPU, torch.bfloat16, MATRIX)
-        figures["machine.bf16.gflop_per_s"] = rate / 1e9
-        figures["small.bf16.flop_utilisation"] = flops / figures["small.cached.step_s"] / rate
+    clips = {"uncached": plain} | ({"uncached_fast_clip": ours} if preset == "small" else {})
+    for clip in clips.values():
+        clip(frames[:FRAMES_AT_ONCE])
+    features, codes = one_segment(config, seconds)
+    step(features[:, :2], codes[..., : 2 * CODE_RATE])  # warms up: memory for gradients and moments
+    cached_s: list[float] = []
+    clip_s: dict[str, list[float]] = {name: [] for name in clips}
+    for _ in range(rounds):
+        for name, clip in clips.items():
+            clip_s[name].append(timed(lambda clip=clip: features[0].copy_(clip(frames))))
+        cached_s.append(timed(lambda: step(features, codes)))
+    figures = {f"{preset}.cached.step_s": median(cached_s)}
+    for name, times in clip_s.items():
+        ratios = [(a + b) / b for a, b in zip(times, cached_s, strict=True)]
+        figures[f"{preset}.{name}.step_s"] = median(times) + median(cached_s)
+        figures[f"{preset}.cached_vs_{name}"] = median(ratios)
     return figures
+
+
+def bench_audiocraft(changes: dict[str, Any], seconds: int, rounds: int) -> Figures:
+    """Steps of `small` with our decoder and with audiocraft's, with the matrix rate between them."""
+    config = ModelConfig.from_json(model_config("small").to_json() | changes)
+    batch = one_segment(config, seconds)
+    network = GVMGen(config).train()
+    ours = step_of(network, our_loss(network))
+    theirs = step_of(*audiocraft_lm(config, network))
+    for step in (ours, theirs):
+        step(*batch)
+    our_s, their_s, rates = [], [], []
+    for _ in range(rounds):
+        rates.append(matrix_rate(CPU, torch.bfloat16, MATRIX))
+        our_s.append(timed(lambda: ours(*batch)))
+        their_s.append(timed(lambda: theirs(*batch)))
+    flops = 3 * forward_flops(config, seconds, NUM_PATCHES, seconds * CODE_RATE)
+    return {
+        "small.bf16.step_s": median(our_s),
+        "small.bf16.audiocraft.step_s": median(their_s),
+        "small.bf16.vs_audiocraft": median(b / a for a, b in zip(our_s, their_s, strict=True)),
+        "machine.bf16.gflop_per_s": median(rates) / 1e9,
+        "small.bf16.flop_utilisation": median(flops / s / r for s, r in zip(our_s, rates, strict=True)),
+    }
+
+
+def timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def one_segment(config: ModelConfig, seconds: int) -> tuple[Tensor, Tensor]:
@@ -108,17 +148,19 @@ def one_segment(config: ModelConfig, seconds: int) -> tuple[Tensor, Tensor]:
     return features, codes
 
 
-def logits_of(network: GVMGen, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    features, codes = inputs
-    logits, mask = network(features, codes)
-    return logits, codes, mask
+def our_loss(network: GVMGen) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss_of(features: Tensor, codes: Tensor) -> Tensor:
+        logits, mask = network(features, codes)
+        return code_loss(logits, codes, mask)
+
+    return loss_of
 
 
 def step_of(
-    model: nn.Module, loss_of: Callable[..., Tensor], has_optimiser: bool
-) -> Callable[[Tensor, Tensor], None]:
+    model: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor], has_optimiser: bool = True
+) -> Step:
     """A whole training step: forward, backward, clipping, AdamW."""
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5) if has_optimiser else None
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True) if has_optimiser else None
 
     def step(features: Tensor, codes: Tensor) -> None:
         with torch.autocast("cpu", torch.bfloat16):
@@ -135,27 +177,30 @@ def step_of(
 def towers() -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """ViT-L/14@336 on uint8 [F, 3, 336, 336]: open_clip's own in bfloat16, and ours; [F, P, D] each."""
     visual = open_clip.CLIP(**open_clip.get_model_config(ENCODER_PRESETS["small"].clip_model)).visual.eval()
+    theirs = copy.deepcopy(visual).to(torch.bfloat16)
     ours = VideoEncoder(visual, CPU, torch.bfloat16)
-    theirs = open_clip.CLIP(**open_clip.get_model_config(ENCODER_PRESETS["small"].clip_model)).visual.eval()
-    theirs.to(torch.bfloat16)
 
     @torch.inference_mode()
     def plain(frames: Tensor) -> Tensor:
         pixels = (piece.to(torch.bfloat16) / 255 for piece in frames.split(FRAMES_AT_ONCE))
-        return torch.cat([theirs.transformer(theirs._embeds(piece)) for piece in pixels]).half()
+        return torch.cat([theirs.transformer(theirs._embeds(piece)) for piece in pixels])
 
     def fast(frames: Tensor) -> Tensor:
-        return torch.cat([ours.encode(piece) for piece in frames.split(FRAMES_AT_ONCE)]).half()
+        return torch.cat([ours.encode(piece) for piece in frames.split(FRAMES_AT_ONCE)])
 
-    return lambda frames: plain(frames).clone(), lambda frames: fast(frames).clone()
+    return plain, fast
 
 
-def audiocraft_lm(config: ModelConfig, network: GVMGen) -> tuple[nn.Module, Callable[..., Tensor]]:
+def audiocraft_lm(
+    config: ModelConfig, network: GVMGen
+) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
     """The same step with audiocraft's LM in the decoder's place, and our feature transformation before it."""
     from audiocraft.models.lm import LMModel
     from audiocraft.modules.codebooks_patterns import DelayedPatternProvider
     from audiocraft.modules.conditioners import ConditionFuser, ConditioningProvider
+    from audiocraft.modules.transformer import set_efficient_attention_backend
 
+    set_efficient_attention_backend("torch")
     fuser = {"cross": ["description"], "sum": [], "prepend": [], "input_interpolate": []}
     lm = LMModel(
         DelayedPatternProvider(config.num_codebooks),
@@ -174,6 +219,7 @@ def audiocraft_lm(config: ModelConfig, network: GVMGen) -> tuple[nn.Module, Call
         bias_ff=False,
         bias_attn=False,
         causal=True,
+        memory_efficient=True,  # as MusicGen's own configuration
         positional_embedding="sin",
         activation="gelu",
     ).train()
@@ -188,22 +234,7 @@ def audiocraft_lm(config: ModelConfig, network: GVMGen) -> tuple[nn.Module, Call
     return whole, loss_of
 
 
-def alternating(rivals: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each rival in each round, after a round to warm up."""
-    taken: dict[str, list[float]] = {name: [] for name in rivals}
-    for _ in range(rounds + 1):
-        for name, run in rivals.items():
-            start = time.perf_counter()
-            run()
-            taken[name].append(time.perf_counter() - start)
-    return {name: times[1:] for name, times in taken.items()}
-
-
-def ratio(slow: list[float], fast: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
-
-
-def bench_loop(changes: dict[str, Any], seconds: int, rounds: int) -> Figures:
+def bench_loop(changes: dict[str, Any]) -> Figures:
     """The real command on shards of full-size samples: waiting for data, saving, resuming."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -214,31 +245,26 @@ def bench_loop(changes: dict[str, Any], seconds: int, rounds: int) -> Figures:
             run="bench",
             model=changes,
             batch_size=6,
-            grad_accum=6,
-            crop_s=min(seconds, 30),
+            crop_s=LOOP_CROP_S,
             precision="bf16",
-            steps=2 * rounds,
+            steps=LOOP_STEPS,
             warmup_steps=0,
-            save_every=rounds,
+            save_every=LOOP_STEPS // 2,
             eval_every=0,
             log_every=1,
             tracker="none",
         )
-        run_command(config, folder)
+        subprocess.run(command(config, folder), check=True, stderr=subprocess.DEVNULL)
         lines = [json.loads(line) for line in (folder / "bench" / "metrics.jsonl").read_text().splitlines()]
-        steps = [line for line in lines if line["split"] == "train"]
-        resume_s = seconds_to_resume(replace(config, steps=2 * rounds + 1), folder)
-    step_s = statistics.median(line["step_s"] for line in steps)
+        steps = lines[1:]  # the first one warms up
+        resume_s = seconds_to_resume(replace(config, steps=LOOP_STEPS + 1), folder)
+    step_s = median(line["step_s"] for line in steps)
     return {
         "loop.step_s": step_s,
         "save.stall_in_steps": max(line["save_s"] for line in steps) / step_s,
-        "data_wait_share": statistics.median(line["data_wait"] for line in steps),
+        "data_wait_share": mean(line["data_wait"] for line in steps),
         "resume_s": resume_s,
     }
-
-
-def run_command(config: TrainConfig, folder: Path) -> None:
-    subprocess.run(command(config, folder), check=True, stderr=subprocess.DEVNULL)
 
 
 def command(config: TrainConfig, folder: Path) -> list[str]:

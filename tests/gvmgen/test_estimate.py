@@ -14,9 +14,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from gvmgen.cli import train_main
+from gvmgen.config import OPTIMIZERS, TrainConfig
 from gvmgen.estimate import GB, Memory, empty_batch, estimate_memory, kept_bytes, memory_of
 from gvmgen.flops import forward_flops, matrix_rate
 from gvmgen.model import GVMGen
+from gvmgen.optimiser import make_optimiser, moment_bytes
 from shards.spec import NUM_PATCHES
 from tests.gvmgen.tiny_runs import tiny_config
 
@@ -50,6 +52,22 @@ def test_pieces_and_recomputing_take_less_and_frozen_weights_no_moments() -> Non
     assert frozen.gradients == frozen.moments / 2
 
 
+def test_moments_are_counted_as_each_optimiser_keeps_them() -> None:
+    network = GVMGen(CONFIG.model_config)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for optimizer in OPTIMIZERS:
+        config = replace(CONFIG, optimizer=optimizer)
+        optimiser = make_optimiser(network, config, torch.device("cpu"))
+        optimiser.step()
+        kept = [
+            (name, x) for state in optimiser.state.values() for name, x in state.items() if name[:4] != "qmap"
+        ]
+        real = sum(x.nbytes for name, x in kept if name != "step")
+        counted = sum(moment_bytes(p.numel(), optimizer) for p in network.parameters())
+        assert counted == pytest.approx(real, rel=0.01)
+
+
 def test_an_estimate_names_the_parts_and_says_what_fits() -> None:
     text = estimate_memory(CONFIG)
     size = sum(p.numel() for p in GVMGen(CONFIG.model_config).parameters())
@@ -57,6 +75,13 @@ def test_an_estimate_names_the_parts_and_says_what_fits() -> None:
     assert "AdamW's moments" in text
     assert "24 GB, as asked: " in text
     assert text.endswith("fits")
+
+
+def test_moments_of_8_bits_let_large_fit_one_card() -> None:
+    lines = estimate_memory(TrainConfig(preset="large", crop_s=1)).splitlines()
+    assert lines[-2].endswith("does not fit")
+    assert "--optimizer adamw8bit: " in lines[-1]
+    assert lines[-1].endswith("GB, fits")
 
 
 def test_the_command_estimates_without_data(

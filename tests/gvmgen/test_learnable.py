@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gvmgen.learnable import choose_learnable, composing_weights, rate_scale
-from gvmgen.optimiser import adamw, set_learning_rate
+from gvmgen.optimiser import make_optimiser, set_learning_rate
 from gvmgen.start import initial_model
 from gvmgen.train import train
 from tests.gvmgen.networks import make_network
@@ -98,7 +98,7 @@ def test_each_decoder_layer_learns_slower_than_the_one_above(name: str, scale: f
 def test_the_optimiser_moves_a_slow_layer_by_its_share_of_the_rate() -> None:
     network = make_network()
     config = tiny_config(Path(), Path(), lr_decay=0.5, weight_decay=0.0)
-    optimiser = adamw(network, config, torch.device("cpu"))
+    optimiser = make_optimiser(network, config, torch.device("cpu"))
     set_learning_rate(optimiser, 1e-3)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     for parameter in network.parameters():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,9 +47,11 @@ def test_averaging_does_not_change_what_is_learned(tiny_data: Path, averaged: Pa
     assert losses(tmp_path) == losses(averaged)
 
 
-@pytest.mark.parametrize("changes", [{"ema": 0.75}, {"ema": 0.75, "lora": 2}])
-def test_a_run_with_average_and_adapters_resumes_bit_for_bit(
-    tiny_data: Path, tmp_path: Path, changes: dict[str, float]
+@pytest.mark.parametrize(
+    "changes", [{"ema": 0.75}, {"ema": 0.75, "lora": 2}, {"optimizer": "adamw8bit"}], ids=str
+)
+def test_a_run_with_average_adapters_or_moments_of_8_bits_resumes_bit_for_bit(
+    tiny_data: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     config = tiny_config(tiny_data, tmp_path / "whole", steps=4, save_every=2, **changes)
     train(config)
@@ -55,6 +59,34 @@ def test_a_run_with_average_and_adapters_resumes_bit_for_bit(
     shutil.rmtree(checkpoint(runs, 4))
     train(tiny_config(tiny_data, runs, steps=4, save_every=2, **changes))
     assert same(tensors(checkpoint(runs, 4)), tensors(checkpoint(tmp_path / "whole", 4)))
+
+
+def test_moments_of_8_bits_take_a_quarter_and_learn_nearly_the_same(tiny_data: Path, tmp_path: Path) -> None:
+    for optimizer in ("adamw", "adamw8bit"):
+        train(tiny_config(tiny_data, tmp_path / optimizer, steps=6, optimizer=optimizer))
+    saved = tensors(checkpoint(tmp_path / "adamw8bit", 6))
+    assert saved[f"{NAME}/state1"].dtype == torch.uint8
+    assert saved[f"{NAME}/state2"].shape == saved[NAME].shape
+    assert saved["decoder.norm.weight/state1"].dtype == torch.float32, "small tensors keep 32 bits"
+    exact, coarse = losses(tmp_path / "adamw"), losses(tmp_path / "adamw8bit")
+    assert coarse[0] == exact[0]
+    assert coarse == pytest.approx(exact, abs=0.05)
+    assert coarse[-1] < coarse[0] - 0.1
+
+
+def test_moments_of_another_optimiser_are_refused(tiny_data: Path, tmp_path: Path) -> None:
+    train(tiny_config(tiny_data, tmp_path, steps=1))
+    with pytest.raises(ValueError, match=r"of another --optimizer.*--init") as refusal:
+        train(tiny_config(tiny_data, tmp_path, steps=2, optimizer="adamw8bit"), accept_changes=True)
+    assert "step_00000001/optimizer.safetensors" in str(refusal.value)
+
+
+def test_without_its_package_moments_of_8_bits_name_what_to_install(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(ValueError, match=r"pip install 'gvmgen\[adamw8bit\]'"):
+        train(tiny_config(tiny_data, tmp_path, optimizer="adamw8bit"))
 
 
 def test_the_best_checkpoint_outlives_the_last_ones(
