@@ -3,10 +3,15 @@
 Run: python tools/bench_decoding.py [--sizes small,large] [--no-peers] [--model FOLDER] [--json FILE]
 A step is one of 50 a second, for two rows (guidance), with its sampling. `steps_per_s` is the average over
 30 s of music, from steps around 50, 800 and 1400: their mean is the piece's middle, and a step's time grows
-evenly. `piece_30s_seconds` is a whole piece. The limit is what a step must read of weights and caches, over
-the rate at which this machine reads memory, measured between the steps. Weights are random, of the real
-sizes; `--model` names trained ones for the quality of int8 on `--data`. audiocraft and transformers compute
-the same shape; where one is not installed, its figures are left out.
+evenly. `piece_30s_seconds` is a whole piece. The limit: after each step the same threads read the very memory
+that the step had to read, weights and past, and do nothing else; `limit_fraction` is the median, over the
+steps, of the reading's time before and after a step over the step's own. `beyond_mb` is what a process that
+loads a model and composes takes at most beyond its packed weights and caches, with PyTorch itself.
+
+Weights are random, of the real sizes; `--model` names trained ones for the quality of int8 on `--data`.
+audiocraft and transformers compute the same shape; where one is not installed, or memory does not hold a
+part, its figures are left out, with the reason. Each part says how long it took: on two cores `small` takes
+about 5 minutes, `large` about 15, nearly all of it for the peers (`--no-peers`: 2 and 5).
 """
 
 from __future__ import annotations
@@ -15,23 +20,28 @@ import argparse
 import gc
 import importlib.util
 import json
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+import psutil
 import torch
 from torch import Tensor, nn
 
-from gvmgen.checkpoint import load_model
+from gvmgen.checkpoint import ModelInfo, load_model, save_model
 from gvmgen.config import ModelConfig, model_config
 from gvmgen.decoding import PlainEngine, SamplingConfig, generate_codes, guided_conditions, sample_codes
 from gvmgen.delay import decoder_inputs
 from gvmgen.fast import abi
-from gvmgen.fast.engine import CompiledEngine, PackedDecoder, Precision, large_empty
+from gvmgen.fast.engine import PRECISIONS, CompiledEngine, PackedDecoder, Precision
 from gvmgen.model import GVMGen
 from shards.reader import ShardSet
 
@@ -39,31 +49,56 @@ POSITIONS = (50, 800, 1400)
 PIECE_FRAMES = 1500  # 30 s; 1503 steps with the delays
 MEMORY_LENGTH = 30  # frames
 NUM_TAKES = 8
+PEER_STEPS = 6  # timed at each position; transformers wants more than codebooks
+SPARE_BYTES = 1.5e9  # of free memory, for all that is not weights and caches
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SAMPLING = SamplingConfig()
 
 Figures = dict[str, float]
 
 
-def shown(figures: Figures) -> Figures:
-    """The same, printed as soon as it is known: the whole takes minutes."""
-    for name, value in figures.items():
-        print(f"{name:44} {value:10.4g}", flush=True)
+def part(name: str, num_bytes: float, work: Callable[[], Figures]) -> Figures:
+    """One part of the bench, if memory holds what it needs; its figures are shown when they are known."""
+    free = psutil.virtual_memory().available - SPARE_BYTES
+    if num_bytes > free:
+        print(
+            f"{name} is left out: it needs {num_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free", flush=True
+        )
+        return {}
+    begin = time.perf_counter()
+    figures = work()
+    gc.collect()
+    print(f"{name} ({time.perf_counter() - begin:.0f} s)", flush=True)
+    for key, value in figures.items():
+        print(f"  {key:44} {value:10.4g}", flush=True)
     return figures
 
 
 class Clock:
-    """Times between calls of itself, as a progress callback."""
+    """Times between calls of itself, as a progress callback; `between` is called then, and timed apart."""
 
-    def __init__(self) -> None:
-        self.ticks: list[float] = []
+    def __init__(self, between: Callable[[], object] = lambda: None) -> None:
+        self.between = between
+        self.step_times: list[float] = []
+        self.between_times: list[float] = []  # before the first step, … after the last
+        self.began: float | None = None
 
     def __call__(self, *_: Any, **__: Any) -> Any:
-        self.ticks.append(time.perf_counter())
+        now = time.perf_counter()
+        if self.began is not None:
+            self.step_times.append(now - self.began)
+        self.between()
+        self.began = time.perf_counter()
+        self.between_times.append(self.began - now)
         return False  # to transformers: not done yet
 
     def step_seconds(self) -> float:
-        return median(b - a for a, b in zip(self.ticks, self.ticks[1:], strict=False))
+        return median(self.step_times)
+
+    def limit_fraction(self) -> float:
+        """What comes between over a step's own time. Neighbours: a machine's speed changes by the second."""
+        before, after = self.between_times, self.between_times[1:]
+        return median((b + a) / 2 / s for b, a, s in zip(before, after, self.step_times, strict=False))
 
 
 class Peer(Protocol):
@@ -72,22 +107,42 @@ class Peer(Protocol):
         ...
 
 
-class Machine:
-    """How fast memory is read here, by the threads that decode."""
+class Reading:
+    """Reads what an engine's next step has to read, with the same threads, and nothing else."""
 
-    def __init__(self) -> None:
-        self.buffer = large_empty(1 << 28, dtype=torch.uint8).fill_(1)  # far more than the processor's caches
+    def __init__(self, engine: CompiledEngine) -> None:
+        self.tensors = engine.read_by_a_step()
+        self.num_bytes = sum(tensor.nbytes for tensor in self.tensors)
+        self.num_threads = engine.weights.num_threads
+        self.spans = (abi.Span * len(self.tensors))(*(abi.Span(t.data_ptr(), t.nbytes) for t in self.tensors))
 
-    def bytes_per_s(self) -> float:
-        begin = time.perf_counter()
-        abi.load().read_all(self.buffer.data_ptr(), self.buffer.nbytes, torch.get_num_threads())
-        return self.buffer.nbytes / (time.perf_counter() - begin)
+    def __call__(self) -> None:
+        abi.load().read_all(self.spans, len(self.spans), self.num_threads)
 
 
 def random_network(size: str) -> GVMGen:
     """A network whose decoder has the real size; decoding does not run the feature transformation."""
     torch.manual_seed(0)
     return GVMGen(replace(model_config(size), transformation_num_layers=1)).eval()
+
+
+def layered_network(size: str) -> GVMGen:
+    """The same with one layer's weights in all layers: packed, each layer has its own all the same."""
+    torch.manual_seed(0)
+    config = replace(model_config(size), transformation_num_layers=1)
+    network = GVMGen(replace(config, num_layers=1)).eval()
+    network.config = network.decoder.config = config
+    network.decoder.layers = cast(Any, nn.ModuleList([network.decoder.layers[0]] * config.num_layers))
+    return network
+
+
+def decoder_bytes(config: ModelConfig, precision: str, num_rows: int = 2) -> float:
+    """What a decoder's weights and the caches of a piece take."""
+    weights = (
+        config.num_layers * 16 * config.dim**2 + 2 * config.num_codebooks * config.codebook_size * config.dim
+    )
+    cached = config.num_layers * 2 * num_rows * config.dim * PIECE_FRAMES
+    return (weights + cached) * {"fp32": 4, "bf16": 2, "int8": 1}[precision]
 
 
 def random_conditions(dim: int, num_takes: int = 1) -> Tensor:
@@ -106,31 +161,29 @@ def filled_engine(packed: PackedDecoder, num_takes: int = 1) -> CompiledEngine:
     return engine
 
 
-def our_step(engine: CompiledEngine, position: int, num_steps: int) -> float:
-    """Median seconds of a step with its sampling, after `position`."""
-    engine.num_read, clock = position, Clock()
+def our_steps(engine: CompiledEngine, position: int, num_steps: int, clock: Clock) -> Clock:
+    """Steps with their sampling, after `position`."""
+    engine.num_read = position
     seeds = list(range(engine.num_rows // 2))
     prompt = torch.empty(len(seeds), engine.config.num_codebooks, 0, dtype=torch.int64)
     sample_codes(
         engine, num_steps, SAMPLING, seeds, prompt=prompt, pad_id=engine.config.pad_id, progress=clock
     )
-    return clock.step_seconds()
+    return clock
 
 
-def bench_ours(network: GVMGen, name: str, precision: Precision, machine: Machine, num_steps: int) -> Figures:
+def bench_ours(network: GVMGen, name: str, precision: Precision, num_steps: int) -> Figures:
     """Steps a second, and the fraction of the limit, at each position."""
     packed = PackedDecoder(network, precision, release=False)
     engine, figures, seconds = filled_engine(packed), {}, []
     for position in POSITIONS:
-        times, rates = [], []
-        for _ in range(3):  # memory's speed changes with what the neighbours do, so it is measured in between
-            times.append(our_step(engine, position, num_steps))
-            rates.append(machine.bytes_per_s())
-        seconds.append(median(times))
-        limit = (packed.bytes_per_step + engine.cache_bytes) / median(rates)
+        engine.num_read = position
+        reading = Reading(engine)
+        clock = our_steps(engine, position, num_steps, Clock(reading))
+        seconds.append(clock.step_seconds())
         figures[f"{name}.steps_per_s_at_{position}"] = 1 / seconds[-1]
-        figures[f"{name}.limit_fraction_at_{position}"] = limit / seconds[-1]
-        figures["machine.read_gb_per_s"] = median(rates) / 1e9
+        figures[f"{name}.limit_fraction_at_{position}"] = clock.limit_fraction()
+        figures[f"{name}.read_gb_per_s_at_{position}"] = reading.num_bytes / median(clock.between_times) / 1e9
     return figures | {f"{name}.steps_per_s": 1 / mean(seconds)}
 
 
@@ -144,20 +197,54 @@ def bench_piece(network: GVMGen) -> float:
 
 
 def bench_takes(network: GVMGen, num_steps: int) -> float:
-    """What eight takes cost against one, averaged over a piece."""
+    """What eight takes cost against one, averaged over a piece; measured in turns."""
     packed = PackedDecoder(network, "int8", release=False)
-    costs = []
-    for num_takes in (NUM_TAKES, 1):
-        engine = filled_engine(packed, num_takes)
-        costs.append(mean(our_step(engine, position, num_steps) for position in POSITIONS))
+    engines = [filled_engine(packed, num_takes) for num_takes in (NUM_TAKES, 1)]
+    costs = [0.0, 0.0]
+    for position in POSITIONS:
+        clocks = [Clock(), Clock()]
+        for _ in range(4):
+            for engine, clock in zip(engines, clocks, strict=True):
+                clock.began = None
+                our_steps(engine, position, num_steps // 2, clock)
+        costs = [cost + clock.step_seconds() for cost, clock in zip(costs, clocks, strict=True)]
     return costs[0] / costs[1]
+
+
+def bench_memory(size: str) -> float:
+    """MB that a process which loads a model and composes takes at most beyond packed weights and caches."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(Path(folder), random_network(size), ModelInfo(preset=size))
+        command = [sys.executable, "-c", COMPOSE, folder, str(MEMORY_LENGTH), str(PIECE_FRAMES)]
+        return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+COMPOSE = """
+import resource, sys
+from pathlib import Path
+import torch
+from gvmgen.checkpoint import load_model
+from gvmgen.decoding import SamplingConfig, generate_codes
+from gvmgen.fast.engine import PackedDecoder
+network, _ = load_model(Path(sys.argv[1]))
+packed = PackedDecoder(network, "int8")
+engines = []
+def make_engine(conditions, _):
+    engines.append(packed.engine(conditions, int(sys.argv[3]) + 3))
+    for tensor in engines[0].past: tensor.zero_()
+    return engines[0]
+generate_codes(network, torch.randn(1, int(sys.argv[2]), network.config.dim), 8, SamplingConfig(), [0],
+               make_engine=make_engine)
+held = sum(t.nbytes for t in [*packed.kept, *engines[0].kept])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - held) / 1e6)
+"""
 
 
 # ---- peers -------------------------------------------------------------------------------------------------
 
 
-def bench_peer(peer: Peer, name: str, num_steps: int) -> Figures:
-    seconds = [peer(position, num_steps) for position in POSITIONS]
+def bench_peer(peer: Peer, name: str) -> Figures:
+    seconds = [peer(position, PEER_STEPS) for position in POSITIONS]
     figures = {f"{name}.steps_per_s_at_{p}": 1 / s for p, s in zip(POSITIONS, seconds, strict=True)}
     return figures | {f"{name}.steps_per_s": 1 / mean(seconds)}
 
@@ -267,17 +354,19 @@ PEERS: dict[str, Callable[[ModelConfig, torch.dtype], Peer]] = {
 }
 
 
-def bench_peers(size: str, num_steps: int) -> Figures:
+def bench_peers(size: str) -> Figures:
     figures: Figures = {}
     for library, make_peer in PEERS.items():
         if importlib.util.find_spec(library) is None:
             print(f"{library} is not installed: its figures are left out", flush=True)
             continue
         for precision, dtype in DTYPES.items():
-            name, peer = f"{library}.{size}.{precision}", make_peer(model_config(size), dtype)
-            figures |= shown(bench_peer(peer, name, num_steps))
-            del peer
-            gc.collect()
+            name, config = f"{library}.{size}.{precision}", model_config(size)
+            figures |= part(
+                name,
+                decoder_bytes(config, "fp32"),  # in which it is made
+                lambda: bench_peer(make_peer(config, dtype), name),  # noqa: B023
+            )
     return figures
 
 
@@ -287,11 +376,11 @@ def ratios(size: str, figures: Figures) -> Figures:
     result = {}
     for library in PEERS:
         for ours, theirs in pairs:
+            own = figures.get(f"{size}.{ours}.steps_per_s")
             peer = figures.get(f"{library}.{size}.{theirs}.steps_per_s")
-            if peer is not None:
+            if own is not None and peer is not None:
                 suffix = "" if ours == theirs else f"_{theirs}"
-                ratio = figures[f"{size}.{ours}.steps_per_s"] / peer
-                result[f"{size}.{ours}.vs_{library}{suffix}"] = ratio
+                result[f"{size}.{ours}.vs_{library}{suffix}"] = own / peer
     return result
 
 
@@ -344,19 +433,31 @@ def bench_trained(model: Path, data: Path, num_segments: int = 2) -> Figures:
 
 
 @torch.inference_mode()
-def bench_size(size: str, num_steps: int, machine: Machine) -> Figures:
-    network = random_network(size)
-    figures: Figures = {}
-    for precision in ("int8", "bf16", "fp32"):
-        figures |= shown(bench_ours(network, f"{size}.{precision}", precision, machine, num_steps))
-        gc.collect()
-    figures |= shown({f"{size}.fastest.piece_30s_seconds": bench_piece(network)})
+def bench_size(size: str, num_steps: int) -> Figures:
+    network, figures = layered_network(size), Figures()
+    for precision in PRECISIONS[::-1]:
+        name = f"{size}.{precision}"
+        work = partial(bench_ours, network, name, precision, num_steps)
+        figures |= part(name, decoder_bytes(network.config, precision), work)
+    needed = decoder_bytes(network.config, "int8")
+    piece = f"{size}.fastest.piece_30s_seconds"
+    figures |= part(piece, needed, lambda: {piece: bench_piece(network)})
     if size == "small":
-        figures |= shown({"takes8.cost_ratio": bench_takes(network, num_steps)})
-        codes = torch.randint(network.config.codebook_size, (1, network.config.num_codebooks, 64))
-        conditions = random_conditions(network.config.dim)[:1]
-        figures |= shown(bench_quality(network, size, conditions, codes))
+        figures |= bench_small(network, num_steps)
     return figures
+
+
+def bench_small(network: GVMGen, num_steps: int) -> Figures:
+    """What one size is enough for: takes, memory, and rounding."""
+    config, takes, beyond = network.config, "takes8.cost_ratio", "small.int8.beyond_mb"
+    needed = decoder_bytes(config, "int8", 2 * NUM_TAKES)
+    figures = part(takes, needed, lambda: {takes: bench_takes(network, num_steps)})
+    needed = decoder_bytes(config, "fp32")
+    figures |= part(beyond, needed, lambda: {beyond: bench_memory("small")})
+    codes = torch.randint(config.codebook_size, (1, config.num_codebooks, 64))
+    conditions = random_conditions(config.dim)[:1]
+    work = partial(bench_quality, random_network("small"), "small", conditions, codes)
+    return figures | part("quality", needed, work)
 
 
 def main() -> None:
@@ -370,15 +471,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/shards"), help="shards for --model")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
-    machine = Machine()
     figures: Figures = {}
-    for size in options.sizes.split(","):
-        figures |= bench_size(size, options.steps, machine)
+    for size in filter(None, options.sizes.split(",")):
+        figures |= bench_size(size, options.steps)
         if not options.no_peers:
-            figures |= bench_peers(size, options.steps)
-            figures |= shown(ratios(size, figures))
+            figures |= bench_peers(size)
+            figures |= part(f"{size} against peers", 0, partial(ratios, size, figures))
     if options.model:
-        figures |= shown(bench_trained(options.model, options.data))
+        figures |= part("trained", 0, lambda: bench_trained(options.model, options.data))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
 

@@ -65,6 +65,10 @@ class Decoder(ctypes.Structure):
     ]
 
 
+class Span(ctypes.Structure):
+    _fields_ = [("begin", c_void_p), ("size", c_int64)]
+
+
 class Rows(ctypes.Structure):
     _fields_ = [
         ("count", c_int64),
@@ -83,6 +87,6 @@ def load() -> ctypes.CDLL:
     compiled.decoder_fill_memory.argtypes = [POINTER(Decoder), POINTER(Rows)]
     compiled.use_large_pages.argtypes = [c_void_p, c_int64]
     compiled.let_go.argtypes = [c_void_p, c_int64]
-    compiled.read_all.argtypes = [c_void_p, c_int64, c_int64]
+    compiled.read_all.argtypes = [POINTER(Span), c_int64, c_int64]
     compiled.read_all.restype = c_uint32
     return compiled

@@ -26,6 +26,7 @@ constexpr int BLOCK = LANES * VECTORS;
 constexpr int HEAD_DIM = 64;  // so a head's query, key and value are one block each
 constexpr int MAX_ROWS = 32;
 constexpr float NORM_EPS = 1e-5f;
+constexpr int64_t AHEAD = 2;         // rows whose caches are asked for before they are read
 constexpr int64_t ASK_BYTES = 4096;  // a page, where the processor's own foresight begins anew
 constexpr int TILE_ROWS = 6;         // 6 x 4 sums, 4 weights and 1 input fill the 32 vector registers
 
@@ -67,6 +68,10 @@ struct Decoder {
     const float* summary;     // [slots, dim], added to every input where there is no cross-attention; or null
     Norm out_norm;
     Matrix logits;
+};
+struct Span {  // of memory
+    const void* begin;
+    int64_t size;  // bytes
 };
 struct Rows {  // one position of one slot each: of the music, or of the visual memory
     int64_t count;
@@ -114,11 +119,21 @@ void on_threads(int threads, Work work) {
 // ---- matrices
 // -------------------------------------------------------------------------------------------------------
 
-// Sums of one block for some rows. The processor foresees the way through a block by itself, but not what
-// comes after a break; `next` (or null) is asked for line by line meanwhile, so that memory does not idle
-// when threads meet.
+// What is read next, asked for line by line meanwhile, so that memory does not idle. The processor foresees
+// the way through a block by itself, but not what comes after a break. Of each word's VECTORS lines, a tile of
+// rows asks for its share.
+struct Ask {
+    Ask(const void* next, int64_t tile = 0, int64_t num_tiles = 1)
+        : lines((const Words*)next),
+          begin(next ? VECTORS * tile / num_tiles : 0),
+          end(next ? VECTORS * (tile + 1) / num_tiles : 0) {}
+    const Words* lines;
+    int64_t begin, end;
+};
+
+// Sums of one block for some rows.
 template <class Format, int ROWS>
-void block(const Words* weights, int64_t num_words, const Row* rows, const Words* next,
+void block(const Words* weights, int64_t num_words, const Row* rows, Ask ask,
            Floats (&out)[TILE_ROWS][VECTORS]) {
     Floats total[ROWS][VECTORS] = {};
     for (int64_t first = 0, group = 0; first < num_words; first += Format::GROUP_WORDS, group++) {
@@ -129,8 +144,8 @@ void block(const Words* weights, int64_t num_words, const Row* rows, const Words
                 sum = typename Format::Sum{} + (Format::HAS_SCALES ? rows[r].starts[group] : 0);
         for (int64_t k = first; k < end; k++) {
             const Words* w = weights + k * VECTORS;
-            if (next)
-                for (int v = 0; v < VECTORS; v++) __builtin_prefetch(next + k * VECTORS + v, 0, 2);
+            for (int64_t v = ask.begin; v < ask.end; v++)
+                __builtin_prefetch(ask.lines + k * VECTORS + v, 0, 2);
             for (int r = 0; r < ROWS; r++)
                 for (int v = 0; v < VECTORS; v++)
                     sums[r][v] = Format::dot(sums[r][v], w[v], rows[r].words[k]);
@@ -152,12 +167,15 @@ template <class Format, class Sink>
 void multiply(const Matrix& matrix, int64_t begin, int64_t end, const Row* rows, int64_t num_rows,
               const void* next, Sink sink) {
     const int64_t num_words = matrix.inputs / Format::PER_WORD;
+    const int64_t num_tiles = (num_rows + TILE_ROWS - 1) / TILE_ROWS;
     Floats out[TILE_ROWS][VECTORS];
     for (int64_t b = begin; b < end; b++) {
         const Words* weights = (const Words*)matrix.words + b * num_words * VECTORS;
-        for (int64_t first = 0; first < num_rows; first += TILE_ROWS) {
-            const int64_t count = std::min<int64_t>(TILE_ROWS, num_rows - first);
-            const Words* ask = b + 1 == end && first == 0 ? (const Words*)next : nullptr;
+        // memory would idle while the later tiles read this block from the processor's caches
+        const void* after = b + 1 == end ? next : num_tiles > 1 ? weights + num_words * VECTORS : nullptr;
+        for (int64_t tile = 0; tile < num_tiles; tile++) {
+            const int64_t first = tile * TILE_ROWS, count = std::min<int64_t>(TILE_ROWS, num_rows - first);
+            const Ask ask(after, tile, num_tiles);
             switch (count) {
                 case 1: block<Format, 1>(weights, num_words, rows + first, ask, out); break;
                 case 2: block<Format, 2>(weights, num_words, rows + first, ask, out); break;
@@ -251,8 +269,7 @@ class Worker {
     void self_attention(const Layer& layer, const Matrix& next) {
         read_normed(layer.self_norm);
         for_my_heads([&](int64_t head) {
-            for (int64_t r = 0; r < rows_.count; r++)
-                ask_for(layer.self_cache, r, head, rows_.positions[r] + 1);
+            for (int64_t r = 0; r < AHEAD; r++) ask_for(layer.self_cache, r, head);
             multiply_head(layer.self_in, head, 3, &layer.self_out);
             for (int64_t r = 0; r < rows_.count; r++) write_cache(layer.self_cache, r, head, 1);
             for (int64_t r = 0; r < rows_.count; r++)
@@ -264,7 +281,7 @@ class Worker {
     void cross_attention(const Layer& layer) {
         read_normed(layer.cross_norm);
         for_my_heads([&](int64_t head) {
-            for (int64_t r = 0; r < rows_.count; r++) ask_for(layer.cross_cache, r, head, d_.memory_length);
+            for (int64_t r = 0; r < AHEAD; r++) ask_for(layer.cross_cache, r, head);
             multiply_head(layer.cross_query, head, 1, &layer.cross_out);
             for (int64_t r = 0; r < rows_.count; r++) {
                 int64_t at = (head * d_.num_steps + rows_.positions[r]) * d_.memory_length;
@@ -392,9 +409,11 @@ class Worker {
         return (const uint32_t*)cache.keys + cache_at(cache, row, head) * HEAD_WORDS;
     }
 
-    // While a head's weights stream in, memory fetches the beginnings of its caches, and their scales, into
-    // the caches of the processor: each would else be waited for.
-    void ask_for(const Cache& cache, int64_t r, int64_t head, int64_t length) const {
+    // While a head's weights stream in, or the rows before are attended to, memory fetches the beginnings of
+    // a row's caches, and their scales, into the caches of the processor: each would else be waited for.
+    void ask_for(const Cache& cache, int64_t r, int64_t head) const {
+        if (r >= rows_.count) return;
+        const int64_t length = std::min(rows_.positions[r] + 1, cache.capacity);
         const int64_t at = cache_at(cache, r, head), num_bytes = std::min(length * HEAD_WORDS * 4, ASK_BYTES);
         ask(keys_at(cache, r, head), num_bytes);
         ask((const uint32_t*)cache.values + at * HEAD_WORDS, num_bytes);
@@ -409,6 +428,7 @@ class Worker {
 
     // softmax(query · keys) · values of one row and head, into `mixed`.
     void attend(const Cache& cache, int64_t r, int64_t head, int64_t length, const float* bias) {
+        ask_for(cache, r + AHEAD, head);
         const int64_t at = cache_at(cache, r, head);
         const uint32_t* values = (const uint32_t*)cache.values + at * HEAD_WORDS;
         score(keys_at(cache, r, head), cache.key_scales + at, head_part(r, 0), length, values);
@@ -433,7 +453,7 @@ class Worker {
         for (int64_t first = 0; first < length; first += BLOCK) {
             Floats sums[TILE_ROWS][VECTORS];
             const int64_t at = first * HEAD_WORDS;
-            block<Format, 1>((const Words*)(keys + at), HEAD_WORDS, &row, (const Words*)(next + at), sums);
+            block<Format, 1>((const Words*)(keys + at), HEAD_WORDS, &row, next + at, sums);
             for (int v = 0; v < VECTORS; v++) {
                 if (Format::HAS_SCALES) sums[0][v] *= load(scales + first + v * LANES);
                 store(&scores_[first + v * LANES], sums[0][v]);
@@ -468,7 +488,7 @@ class Worker {
         }
         Floats sums[TILE_ROWS][VECTORS];
         block<Format, ROWS>((const Words*)values, (length + PER_WORD - 1) / PER_WORD, weights_.rows.data(),
-                            (const Words*)next, sums);
+                            next, sums);
         for (int v = 0; v < VECTORS; v++) {
             if (ROWS == 2) sums[0][v] += sums[1][v];
             store(out + v * LANES, sums[0][v] * scale);
@@ -538,17 +558,21 @@ void use_large_pages(const void* begin, int64_t size) { advise(begin, size, 14 /
 // Weights that a file is mapped for need no memory once they are packed. Other memory keeps what it holds.
 void let_go(const void* begin, int64_t size) { advise(begin, size, 21 /* MADV_PAGEOUT */); }
 
-// What the machine can read: adds up `size` bytes with the same threads. Returns the sum, so that nothing is
-// skipped.
-uint32_t read_all(const void* begin, int64_t size, int64_t num_threads) {
+// What a step cannot be faster than: reads the same memory with the same threads, and does nothing else.
+// Returns a sum, so that nothing is skipped.
+uint32_t read_all(const Span* spans, int64_t count, int64_t num_threads) {
     std::atomic<uint32_t> total{0};
     on_threads(int(num_threads), [&](int thread) {
-        const Words* w = (const Words*)begin;
-        int64_t vectors = size / int64_t(sizeof(Words));
         Words sums[8] = {};
-        for (int64_t i = vectors * thread / num_threads, end = vectors * (thread + 1) / num_threads;
-             i + 8 <= end; i += 8)
-            for (int v = 0; v < 8; v++) sums[v] += w[i + v];
+        for (const Span* span = spans; span < spans + count; span++) {
+            const Words* w = (const Words*)span->begin;
+            const int64_t vectors = span->size / int64_t(sizeof(Words));
+            const int64_t end = vectors * (thread + 1) / num_threads;
+            int64_t i = vectors * thread / num_threads;
+            for (; i + 8 <= end; i += 8)
+                for (int v = 0; v < 8; v++) sums[v] += w[i + v];
+            for (; i < end; i++) sums[0] += w[i];
+        }
         for (auto& sum : sums) total += sum[0];
     });
     return total;

@@ -72,7 +72,7 @@ class PackedDecoder:
         self.num_threads = num_threads or torch.get_num_threads()
         self.release = release
         self.kept: list[Tensor] = []  # what the structures point to
-        self.bytes_per_step = 0
+        self.read: list[Tensor] = []  # of that, the weights that every step reads
         self.layers = (abi.Layer * self.config.num_layers)()
         with torch.inference_mode():
             self._pack_layers()
@@ -112,7 +112,8 @@ class PackedDecoder:
         outputs, inputs = linears[0].weight.shape
         words = large_empty(len(linears), outputs * inputs, dtype=DTYPES[self.precision])
         self.kept.append(words)
-        self.bytes_per_step += words.nbytes if every_step else 0
+        if every_step:
+            self.read.append(words)
         return [self._matrix(linear, parts, space) for linear, space in zip(linears, words, strict=True)]
 
     def _matrix(self, linear: nn.Linear, parts: int, space: Tensor) -> abi.Matrix:
@@ -166,12 +167,10 @@ class CompiledEngine:
         self._read(codes[:, :, None], logits)
         return logits
 
-    @property
-    def cache_bytes(self) -> int:
-        """What the next step reads of its past: keys and values of every row and layer, and their scales."""
-        config, precision = self.config, self.weights.precision
-        per_head = 2 * (BLOCK * DTYPES[precision].itemsize + (4 if precision == "int8" else 0))
-        return config.num_layers * self.num_rows * config.num_heads * per_head * self.num_read
+    def read_by_a_step(self) -> list[Tensor]:
+        """What the next step has to read: weights, and the past's keys, values and scales, head by head."""
+        past = [head[: self.num_read] for tensor in self.past for head in tensor.flatten(0, 2)]
+        return self.weights.read + past
 
     def _read(self, codes: Tensor, logits: Tensor | None) -> None:
         """codes: int64 [R, K, S]; a step's rows before the next step's, so that each finds its past."""
@@ -206,22 +205,32 @@ class CompiledEngine:
 
     def _layers_with_caches(self, max_steps: int) -> ctypes.Array[abi.Layer]:
         layers = type(self.weights.layers).from_buffer_copy(self.weights.layers)
-        for layer, cache in zip(layers, self._caches(max_steps), strict=True):
+        self.past = self._cache_memory(max_steps)
+        for layer, cache in zip(layers, self._caches(self.past), strict=True):
             layer.self_cache = cache
         if self.config.temporal_cross_attention:
-            for layer, cache in zip(layers, self._caches(self.memory_length), strict=True):
+            memory = self._cache_memory(self.memory_length)
+            for layer, cache in zip(layers, self._caches(memory), strict=True):
                 layer.cross_cache = cache
         return layers
 
-    def _caches(self, length: int) -> list[abi.Cache]:
-        """Every layer's cache of `length` positions, [L, R, H, capacity, 64], in whole blocks."""
+    def _cache_memory(self, length: int) -> list[Tensor]:
+        """Keys and values [L, R, H, capacity, 64] of `length` positions, in whole blocks; int8: scales."""
         capacity = -(-length // BLOCK) * BLOCK
         shape = (self.config.num_layers, self.num_rows, self.config.num_heads, capacity)
-        dtype = DTYPES[self.weights.precision]
-        pairs = [large_empty(*shape, BLOCK, dtype=dtype) for _ in range(2)]
-        pairs += [large_empty(*shape, dtype=torch.float32) for _ in range(2)]  # the scales; int8 only
-        self.kept += pairs
-        return [abi.Cache(*(t[layer].data_ptr() for t in pairs), capacity) for layer in range(shape[0])]
+        tensors = [large_empty(*shape, BLOCK, dtype=DTYPES[self.weights.precision]) for _ in range(2)]
+        if self.weights.precision == "int8":
+            tensors += [large_empty(*shape, dtype=torch.float32) for _ in range(2)]
+        self.kept += tensors
+        return tensors
+
+    def _caches(self, tensors: list[Tensor]) -> list[abi.Cache]:
+        """The layers' parts of `_cache_memory`."""
+        capacity = tensors[0].shape[3]
+        return [
+            abi.Cache(*(part.data_ptr() for part in parts), capacity=capacity)
+            for parts in zip(*tensors, strict=True)
+        ]
 
     def _structure(self, conditions: Tensor, max_steps: int) -> abi.Decoder:
         """What the library reads. conditions: [R, M, dim]."""

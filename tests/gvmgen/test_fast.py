@@ -130,13 +130,17 @@ def test_packed_weights_are_not_kept_twice() -> None:
     assert torch.equal(make_conditions(network, 1), before)
 
 
-def test_a_step_reads_a_byte_a_weight_in_int8() -> None:
+def test_a_step_reads_a_byte_a_number_in_int8() -> None:
+    """Of the weights, and of each position's keys and values, which have a scale a head besides."""
     network = make_network(**SIZES)
     read = [p.numel() for name, p in network.decoder.named_parameters() if p.dim() == 2]
     unread = (
         network.decoder.embedding.weight.numel() + 2 * 2 * SIZES["dim"] ** 2
     )  # and the memory's projections
-    assert compiled(network, "int8").bytes_per_step == sum(read) - unread
+    engine = compiled(network, "int8").engine(make_conditions(network, 2), NUM_STEPS)
+    run(engine, make_codes(2, 5))
+    past = 2 * 5 * 2 * 2 * (SIZES["dim"] + 4 * SIZES["num_heads"])  # rows, steps, layers, keys and values
+    assert sum(tensor.nbytes for tensor in engine.read_by_a_step()) == sum(read) - unread + past
 
 
 def test_without_a_compiler_pytorch_decodes_and_says_so(
