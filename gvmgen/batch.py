@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from gvmgen.decoding import SamplingConfig
-from gvmgen.generate import Composer, Progress
+from gvmgen.finish.film import left_out
+from gvmgen.generate import Composer
 from gvmgen.jobs import Job, Outcome, Work, check_video
 from gvmgen.progress import StageBar
-from gvmgen.takes import check_ranking, keep_takes, ranked
+from gvmgen.resuming import Say, file_digest, kept_beside
+
+if TYPE_CHECKING:
+    from gvmgen.judge import Judge
 
 
 def score_all(composer: Composer, job: Job, work: Work, bar: StageBar) -> list[Outcome]:
     """Score every video. In a folder, what exists is skipped and a bad video stops nothing else."""
-    if job.takes > 1:
-        check_ranking()
+    judge = find_judge(composer, job, bar.say) if job.takes > 1 else None
     outcomes = []
     for video, output in work.pairs:
         if work.is_folder and output.exists():
@@ -22,9 +26,9 @@ def score_all(composer: Composer, job: Job, work: Work, bar: StageBar) -> list[O
             continue
         try:
             if work.is_folder:
-                bar.say(f"gvm-gen: {video}")
+                bar.say(str(video))
                 check_video(job, video, output)
-            outcomes.append(score_one(composer, job, video, output, bar))
+            outcomes.append(score_one(composer, job, video, output, bar, judge))
         except ValueError as error:
             if not work.is_folder:
                 raise
@@ -32,26 +36,74 @@ def score_all(composer: Composer, job: Job, work: Work, bar: StageBar) -> list[O
     return outcomes
 
 
-def score_one(composer: Composer, job: Job, video: Path, output: Path, progress: Progress) -> Outcome:
-    """Score one video as the job wants it; of several takes the best becomes the output."""
-    takes = composer.takes(
-        video,
-        job.takes,
-        seed=job.seed,
-        start_s=job.start_s,
-        duration_s=job.length_s,
-        preview_s=job.preview_s,
-        sampling=SamplingConfig(**job.sampling),
-        progress=progress,
-    )
-    best, kept = takes[0], []
-    if len(takes) > 1:
-        scored = ranked(takes, progress)
-        best = scored[0].music
-        kept = keep_takes(scored, output, job.mastering, progress)
-    progress("finishing", 0, 1)
-    best.save(output, job.mastering, job.original)
-    progress("finishing", 1, 1)
+def find_judge(composer: Composer, job: Job, say: Say) -> Judge | None:
+    """What ranks takes; none where the evaluator in the box reads through other encoders than the model.
+
+    Raises MissingExtraError where what ranks takes is not installed, ValueError where the evaluator that the
+    job names cannot judge.
+    """
+    from gvmgen.judge import load_judge
+    from gvmgen.takes import check_ranking
+
+    check_ranking()
+    try:
+        return load_judge(composer, job.evaluator)
+    except ValueError:
+        if job.evaluator is not None:
+            raise
+        say(
+            "takes are ranked by cuts and motion alone: the evaluator in the box knows other encoders than "
+            "the model's. Train one: gvm-eval train, then --evaluator runs/eval"
+        )
+        return None
+
+
+def about(composer: Composer, job: Job, video: Path) -> dict[str, Any]:
+    """All that a video's codes depend on."""
+    return {
+        "video": file_digest(video),
+        "seed": job.seed,
+        "takes": job.takes,
+        "from": job.start_s,
+        "length": job.length_s,
+        "preview": job.preview_s,
+        "sampling": asdict(composer.sampling(**job.sampling)),
+        "model": composer.identity,
+    }
+
+
+def score_one(
+    composer: Composer, job: Job, video: Path, output: Path, bar: StageBar, judge: Judge | None = None
+) -> Outcome:
+    """Score one video as the job wants it; of several takes the best becomes the output.
+
+    What is done lies beside the output until that is whole.
+    """
+    for line in left_out(video, output):
+        bar.say(line)
+    with kept_beside(output, about(composer, job, video), bar.say, fresh=job.fresh) as kept:
+        takes = composer.takes(
+            video,
+            job.takes,
+            seed=job.seed,
+            start_s=job.start_s,
+            duration_s=job.length_s,
+            preview_s=job.preview_s,
+            sampling=composer.sampling(**job.sampling),
+            look=None if judge is None else judge.look,
+            kept=kept,
+            progress=bar,
+        )
+        best, rows = takes[0], []
+        if len(takes) > 1:
+            from gvmgen.takes import keep_takes, ranked
+
+            scored = ranked(takes, bar, None if judge is None else judge.cmr)
+            best = scored[0].music
+            rows = keep_takes(scored, output, job.mastering, bar)
+        bar("finishing", 0, 1)
+        best.save(output, job.mastering, job.original)
+        bar("finishing", 1, 1)
     return Outcome(
         video=video,
         output=output,
@@ -60,5 +112,5 @@ def score_one(composer: Composer, job: Job, video: Path, output: Path, progress:
         seed=best.seed,
         model=best.model,
         engine=composer.engines.description,
-        takes=kept,
+        takes=rows,
     )

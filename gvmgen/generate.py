@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gvmgen.checkpoint import ModelInfo, load_model
+from gvmgen.checkpoint import ModelInfo, load_model, weights_file
 from gvmgen.decoding import EngineMaker, SamplingConfig, generate_codes
 from gvmgen.encoders.audio import AudioCodec
 from gvmgen.encoders.fingerprint import encoder_fingerprint
@@ -30,6 +31,7 @@ from gvmgen.finish.mastering import SOUND_SUFFIXES, Mastering, write_sound
 from gvmgen.finish.sound import Sound
 from gvmgen.model import GVMGen
 from gvmgen.part import part_duration
+from gvmgen.resuming import Unkept, file_digest
 from gvmgen.runs import find_model
 from shards.spec import (
     CODE_RATE,
@@ -41,12 +43,15 @@ from shards.spec import (
 )
 
 FRAMES_AT_ONCE = 8
+FRAMES_KEPT = 64  # are kept together, where work is kept
 MAX_SEED = 2**32 - 1
 # Codes become sound in stretches of so many code frames, each with a run-up before it and a margin after it.
 STRETCH, RUN_UP, MARGIN = 60 * CODE_RATE, 10 * CODE_RATE, 8
 STRIDE = SAMPLE_RATE // CODE_RATE
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, how much there is
+Look = Callable[[Tensor], Tensor]  # features [F, P, D] -> what somebody wants to know of them [F, D']
+UNKEPT = Unkept()
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -95,6 +100,8 @@ class Music:
     model: str  # which model composed it
     compose_s: float  # seconds it took; for several takes, all of them together
     tags: Mapping[str, Any]  # model, its licence, seed and settings, as they go into the file
+    codes: Tensor | None = None  # int64 [K, T]; what the sound was decoded from
+    seen: Tensor | None = None  # [F, D']; what was to be known of the video's frames
 
     @property
     def waveform(self) -> np.ndarray:
@@ -145,9 +152,11 @@ class Composer:
         codec: AudioCodec,
         engines: Engines,
         name: str,
+        weights: Path | None = None,
     ) -> None:
+        """weights: the network's file; None where it comes from none."""
         self.model, self.info, self.video, self.codec = model, info, video, codec
-        self.engines, self.name = engines, name
+        self.engines, self.name, self.weights = engines, name, weights
 
     @classmethod
     def load(
@@ -183,6 +192,7 @@ class Composer:
             AudioCodec.load(encoders, device),
             choose_engines(network, precision),
             f"{folder} (step {info.step})",
+            weights_file(folder),
         )
         composer.check_encoders()
         return composer
@@ -196,11 +206,27 @@ class Composer:
             lines.append(f"not for commercial use: the licence of the model's weights is {self.info.licence}")
         return lines
 
+    @cached_property
+    def encoders(self) -> dict[str, Any]:
+        """The fingerprint of picture encoder and codec."""
+        return encoder_fingerprint(self.video, self.codec)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All but a piece's own settings that its codes depend on, down to the last bit."""
+        return {
+            "weights": None if self.weights is None else file_digest(self.weights),
+            "encoders": self.encoders,
+            "device": str(self.model.decoder.heads.weight.device),
+            "decoded_in": self.engines.description,
+            "program": f"gvmgen {version('gvmgen')}, torch {torch.__version__}",
+        }
+
     def check_encoders(self) -> None:
         """Raise ValueError where the encoders differ from those that the model was trained with."""
         if self.info.encoder_fingerprint is None:  # weights of others do not say
             return
-        here = encoder_fingerprint(self.video, self.codec)
+        here = self.encoders
         # How features lay in the shards is no matter here: int8 was made of what these encoders make.
         trained = {name: part for name, part in self.info.encoder_fingerprint.items() if name in here}
         differences = fingerprint_differences(here, trained)
@@ -249,27 +275,36 @@ class Composer:
         duration_s: float | None = None,
         preview_s: float | None = None,
         sampling: SamplingConfig | None = None,
+        look: Look | None = None,
+        kept: Unkept = UNKEPT,
         progress: Progress = _silent,
     ) -> list[Music]:
         """Several pieces for one video, of the seeds `seed`, `seed` + 1 …, composed side by side.
 
         Each is the piece that `score` gives for its seed. Arguments and errors as `score`.
+        look: what is to be known of the frames' features besides; it becomes `Music.seen`.
+        kept: where frames and windows that are done are kept, to go on from.
         """
         seeds = _seeds(seed, count)
         started = time.perf_counter()
-        path, sampling = Path(video), sampling or SamplingConfig()
+        path, sampling = Path(video), sampling or self.sampling()
         duration_s = part_duration(path, start_s, duration_s)
         heard_s = duration_s if preview_s is None else min(preview_s, duration_s)
         plan = planned(num_code_frames(duration_s), self.model.config.window_s, num_code_frames(heard_s))
         seen_s = min(duration_s, plan[-1].frames.stop / FRAME_RATE)
-        conditions = self._watch(path, start_s, seen_s, progress)
-        codes = compose(self.model, conditions, plan, sampling, seeds, progress, self.engines.make)
+        conditions, seen = self._watch(path, start_s, seen_s, look, kept, progress)
+        with self.engines.at_work():
+            codes = compose(self.model, conditions, plan, sampling, seeds, progress, self.engines.make, kept)
         sounds = play(self.codec, codes, round(heard_s * SAMPLE_RATE), progress)
         compose_s = time.perf_counter() - started
         return [
-            Music(sound, path, start_s, seed, self.name, compose_s, self._tags(seed, sampling))
-            for seed, sound in zip(seeds, sounds, strict=True)
+            Music(sound, path, start_s, seed, self.name, compose_s, self._tags(seed, sampling), row, seen)
+            for seed, sound, row in zip(seeds, sounds, codes, strict=True)
         ]
+
+    def sampling(self, **chosen: Any) -> SamplingConfig:
+        """The settings chosen, and where nothing is chosen those that the model's weights do best with."""
+        return SamplingConfig(**self.info.sampling | chosen)
 
     def _tags(self, seed: int, sampling: SamplingConfig) -> dict[str, Any]:
         """What a file says of its music's origin."""
@@ -281,20 +316,58 @@ class Composer:
             "settings": asdict(sampling) | {"decoded_in": self.engines.description},
         }
 
-    def _watch(self, path: Path, start_s: float, duration_s: float, progress: Progress) -> Tensor:
-        """Conditions [F, M, dim] of the video's frames, M a frame: 1, or Q where the queries are preserved.
+    def _watch(
+        self,
+        path: Path,
+        start_s: float,
+        duration_s: float,
+        look: Look | None,
+        kept: Unkept,
+        progress: Progress,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Conditions [F, M, dim] of the video's frames, and what `look` makes of them [F, D'].
 
-        A frame's conditions depend on no other frame, so a long video passes through in small batches.
+        M a frame: 1, or Q where the queries are preserved. A frame's conditions depend on no other frame, so
+        a long video passes through in small batches.
         """
-        total, conditions = num_frames(duration_s), []
-        frames = read_frames(path, start_s, duration_s)
+        total = num_frames(duration_s)
+        frames = enumerate(read_frames(path, start_s, duration_s))
+        parts = []
         progress("watching", 0, total)
-        while batch := list(itertools.islice(frames, FRAMES_AT_ONCE)):
+        for first in range(0, total, FRAMES_KEPT):
+            last = min(first + FRAMES_KEPT, total)
+
+            def advance(done: int, first: int = first) -> None:
+                progress("watching", first + done, total)
+
+            make = partial(self._see, frames, first, last, look, advance)
+            parts.append(kept.once(f"frames_{first:06d}", make))
+            advance(last - first)
+        device = self.model.decoder.heads.weight.device
+        conditions = torch.cat([part["conditions"] for part in parts]).to(device)
+        return conditions, None if look is None else torch.cat([part["seen"] for part in parts]).to(device)
+
+    def _see(
+        self,
+        frames: Iterator[tuple[int, np.ndarray]],
+        first: int,
+        last: int,
+        look: Look | None,
+        advance: Callable[[int], None],
+    ) -> dict[str, Tensor]:
+        """Frames `first` to `last` as `_watch` gives them; those before are passed over."""
+        wanted = itertools.islice((frame for number, frame in frames if number >= first), last - first)
+        conditions: list[Tensor] = []
+        seen: list[Tensor] = []
+        while batch := list(itertools.islice(wanted, FRAMES_AT_ONCE)):
             pixels = torch.stack([self.video.preprocess(frame) for frame in batch])  # [F, 3, H, W]
-            features = self.video.encode(pixels)[None]  # [1, F, P, D]
-            conditions.append(self.model.conditions(features).unflatten(1, (len(batch), -1))[0])
-            progress("watching", sum(map(len, conditions)), total)
-        return torch.cat(conditions)
+            features = self.video.encode(pixels)  # [F, P, D]
+            conditions.append(self.model.conditions(features[None]).unflatten(1, (len(batch), -1))[0])
+            if look is not None:
+                seen.append(look(features))
+            advance(sum(map(len, conditions)))
+        found = {"conditions": torch.cat(conditions)}
+        return found if look is None else found | {"seen": torch.cat(seen)}
 
 
 def compose(
@@ -305,6 +378,7 @@ def compose(
     seeds: Sequence[int],
     progress: Progress = _silent,
     make_engine: EngineMaker | None = None,
+    kept: Unkept = UNKEPT,
 ) -> Tensor:
     """Codes int64 [B, K, T], a row a seed, for a video's conditions [F, M, dim], window by window."""
     shape, total = (len(seeds), model.config.num_codebooks, 0), plan[-1].stop
@@ -316,7 +390,8 @@ def compose(
             progress("composing", min(start + done, total), total)
 
         seen = conditions[window.frames].flatten(0, 1)  # [F, M, dim] -> [F * M, dim]
-        extended = generate_codes(
+        make = partial(
+            generate_codes,
             model,
             seen.expand(len(seeds), -1, -1),  # [F * M, dim] -> [B, F * M, dim]
             window.stop - window.start,
@@ -326,7 +401,9 @@ def compose(
             progress=advance,
             make_engine=make_engine,
         )
-        codes = torch.cat([codes[:, :, : window.start], extended], dim=2)
+        extended = kept.tensor(f"window_{number:05d}", make)
+        codes = torch.cat([codes[:, :, : window.start], extended.to(codes.device)], dim=2)
+        advance(window.stop - window.start, 0)
     return codes
 
 

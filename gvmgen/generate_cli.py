@@ -43,6 +43,10 @@ def generate_command(
     takes: Annotated[
         int, typer.Option(min=1, help="Compose several, of this and the next seeds; keep the best as output.")
     ] = 1,
+    evaluator: Annotated[
+        str | None,
+        typer.Option(help="A run of gvm-eval train, to rank takes by.", show_default="the one in the box"),
+    ] = None,
     start: Annotated[
         str, typer.Option("--from", help="Score from here on: seconds, or minutes:seconds.")
     ] = "0",
@@ -67,7 +71,12 @@ def generate_command(
     original: Annotated[
         str, typer.Option(help="The film's own sound: drop, keep, or duck the music under speech.")
     ] = "drop",
-    guidance: Annotated[float, typer.Option(help="How closely the music follows the video; 1 is off.")] = 3.0,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            help="How closely the music follows the video; 1 is off.", show_default="the model's own, else 3"
+        ),
+    ] = None,
     top_k: Annotated[int, typer.Option(help="Draw among the likeliest codes; 0 among all.")] = 250,
     top_p: Annotated[float, typer.Option(help="Draw among codes of this probability mass; 0 is off.")] = 0.0,
     temperature: Annotated[float, typer.Option(help="Above 1 bolder, below 1 tamer.")] = 1.0,
@@ -88,6 +97,9 @@ def generate_command(
     precision: Annotated[
         str, typer.Option(help="Of the decoding: auto (the fastest good one), fp32, bf16, int8.")
     ] = "auto",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew instead of going on where a run was interrupted.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each video.")] = False,
 ) -> None:
     """Compose music for a video, exactly as long as the video.
@@ -110,7 +122,10 @@ def generate_command(
         sample_rate=sample_rate,
         stereo=stereo,
         original=cast("Original", original),
-        sampling={"guidance": guidance, "top_k": top_k, "top_p": top_p, "temperature": temperature},
+        evaluator=evaluator,
+        fresh=fresh,
+        sampling={"top_k": top_k, "top_p": top_p, "temperature": temperature}
+        | ({} if guidance is None else {"guidance": guidance}),
     )
     work = find_work(video, output, suffix)
     check_work(job, work)
@@ -125,7 +140,7 @@ def generate_command(
         composer = Composer.load(model, preset=wanted, runs=runs, device=device, precision=precision)
         bar("loading", 1, 1)
         for warning in composer.warnings():
-            bar.say(f"gvm-gen: {warning}")
+            bar.say(warning)
         outcomes = score_all(composer, job, work, bar)
     report(outcomes, as_json)
 

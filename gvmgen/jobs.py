@@ -47,6 +47,8 @@ class Job:
     sample_rate: int | None = None
     stereo: bool = False
     original: Original = "drop"
+    evaluator: str | None = None  # whose score ranks takes; None: the one in the box, where it can
+    fresh: bool = False  # forget what an interrupted run has left
     sampling: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

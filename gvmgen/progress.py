@@ -37,4 +37,4 @@ class StageBar:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self.bar.write(line, file=sys.stderr)
+        self.bar.write(f"gvm-gen: {line}", file=sys.stderr)

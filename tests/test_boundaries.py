@@ -122,18 +122,18 @@ APPS = {
 FLAGS = {  # of every command, in any order: scripts and habits hang on them. Who adds one, adds it here
     "gvm-train": (
         "--data --runs --run --preset --init --train --lora --lr --lr-decay --weight-decay --optimizer "
-        "--batch-size --epochs --steps --warmup-steps --guidance-dropout --max-grad-norm --ema --crop-s --precision "
-        "--seed --grad-accum --recompute --compile --on-corrupt --save-every --keep-last --eval-every "
-        "--log-every --samples-every --tracker --config --accept-changes --dry-run --estimate"
+        "--batch-size --epochs --steps --warmup-steps --guidance-dropout --max-grad-norm --ema --crop-s "
+        "--precision --seed --grad-accum --recompute --compile --on-corrupt --save-every --keep-last "
+        "--eval-every --log-every --samples-every --tracker --config --accept-changes --dry-run --estimate"
     ),
     "gvm-studio": (
         "--folder --host --port --allow-host --max-upload --max-length --model --preset --runs --device "
         "--precision"
     ),
     "gvm-gen": (
-        "--output -o --suffix --seed --takes --evaluator --from --to --duration --preview --ending --loudness "
-        "--sample-rate --stereo --original --guidance --top-k --top-p --temperature --model --preset "
-        "--runs --device --precision --fresh --json"
+        "--output -o --suffix --seed --takes --evaluator --from --to --duration --preview --ending "
+        "--loudness --sample-rate --stereo --original --guidance --top-k --top-p --temperature --model "
+        "--preset --runs --device --precision --fresh --json"
     ),
     "gvm-prep crawl-manifest": (
         "--out --segment-s --stride-s --min-s --num-shards --test-share --seed --append "

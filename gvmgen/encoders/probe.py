@@ -72,10 +72,12 @@ def open_media(path: Path) -> Any:
 
 def picture_stream(container: Any) -> Any:
     """The first video stream that is not a cover picture; None if there is none."""
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            return stream
-    return None
+    return next((stream for stream in container.streams.video if not is_cover(stream)), None)
+
+
+def is_cover(stream: Any) -> bool:
+    """Whether a video stream is a still picture that players show as the file's face."""
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def _picture(container: Any, video: Any, path: Path) -> dict[str, Any]:

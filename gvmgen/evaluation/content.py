@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gvmgen.evaluation.motion import GRID_RATE, Motion
-from gvmgen.evaluation.sound import SILENCE_DB, STEP_RATE, Sound
+from gvmgen.evaluation.sound import SILENCE_DB, STEP_RATE, Course
 
 SMOOTHING_S = 0.2  # standard deviation; how far apart an event in sound and picture may be felt as one
 ALIGNMENT_S = 0.1  # standard deviation of the reward for a beat beside a cut
@@ -14,14 +14,14 @@ _STILL = 1e-6  # norm of a curve that never changes
 _SHIFTS = 64  # of the chance level of the alignment
 
 
-def onset_motion(sound: Sound, motion: Motion) -> float:
+def onset_motion(sound: Course, motion: Motion) -> float:
     """Correlation, -1 … 1, of onset strength and motion; 0 for silence, NaN where nothing moves."""
     steps = STEP_RATE // GRID_RATE
     whole = len(sound.onset) // steps * steps
     return _correlation(sound.onset[:whole].reshape(-1, steps).sum(axis=1), motion.curve)
 
 
-def energy_motion(sound: Sound, motion: Motion) -> float:
+def energy_motion(sound: Course, motion: Motion) -> float:
     """Correlation, -1 … 1, of the sound's level in dB and motion; 0 for silence, NaN where nothing moves."""
     return _correlation(np.maximum(sound.level, SILENCE_DB), motion.curve)
 

@@ -27,7 +27,16 @@ _MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sound:
+class Course:
+    """How a piece of music goes over time: all that is held against a picture."""
+
+    onset: np.ndarray  # float32 [T]; onset strength
+    level: np.ndarray  # float32 [G]; RMS in dB re full scale
+    onsets: np.ndarray  # float64; seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sound(Course):
     """One piece of music. A value is NaN, the key empty, where silence leaves nothing to measure."""
 
     duration_s: float
@@ -37,20 +46,23 @@ class Sound:
     loudness: float  # LUFS, integrated (BS.1770); -70 for silence
     silence: float  # share of time below -60 dB
     clipping: float  # share of samples at full scale
-    onset: np.ndarray  # float32 [T]; onset strength
-    level: np.ndarray  # float32 [G]; RMS in dB re full scale
     beats: np.ndarray  # float64; seconds
-    onsets: np.ndarray  # float64; seconds
+
+
+def measure_course(waveform: np.ndarray) -> Course:
+    """waveform: float32 [N] at 32 kHz, mono."""
+    level, onset = _level(waveform), _onset_strength(waveform)
+    return Course(level=level, onset=onset, onsets=np.zeros(0) if _is_silent(level) else _onsets(onset))
 
 
 def measure_sound(waveform: np.ndarray) -> Sound:
     """waveform: float32 [N] at 32 kHz, mono."""
-    level = _level(waveform)
-    is_silent = bool((level < SILENCE_DB).all())
-    onset = _onset_strength(waveform)
-    tempo, beats, onsets = (np.nan, *np.zeros((2, 0))) if is_silent else _rhythm(onset)
-    key, clarity = ("", np.nan) if is_silent else _key(waveform)
+    course = measure_course(waveform)
+    level = course.level
+    tempo, beats = _beats(course.onset) if len(course.onsets) else (float("nan"), np.zeros(0))
+    key, clarity = ("", np.nan) if _is_silent(level) else _key(waveform)
     return Sound(
+        **vars(course),
         duration_s=len(waveform) / SAMPLE_RATE,
         tempo=tempo,
         key=key,
@@ -58,11 +70,12 @@ def measure_sound(waveform: np.ndarray) -> Sound:
         loudness=_loudness(waveform),
         silence=float((level < SILENCE_DB).mean()),
         clipping=float((np.abs(waveform) >= _CLIP_LEVEL).mean()),
-        onset=onset,
-        level=level,
         beats=beats,
-        onsets=onsets,
     )
+
+
+def _is_silent(level: np.ndarray) -> bool:
+    return bool((level < SILENCE_DB).all())
 
 
 def _level(waveform: np.ndarray) -> np.ndarray:
@@ -78,15 +91,20 @@ def _onset_strength(waveform: np.ndarray) -> np.ndarray:
     return np.asarray(strength, np.float32)
 
 
-def _rhythm(onset: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Tempo in beats a minute, beats and onsets in seconds. NaN and none where nothing ever starts."""
-    librosa = needed("librosa")
-    settings = {"onset_envelope": onset, "sr": SAMPLE_RATE, "hop_length": _HOP}
-    onsets = librosa.onset.onset_detect(**settings, units="time")
-    if not len(onsets):
-        return float("nan"), np.zeros(0), np.zeros(0)
-    tempo, beats = librosa.beat.beat_track(**settings, units="time")
-    return float(np.ravel(tempo)[0]), np.asarray(beats), np.asarray(onsets)
+def _onsets(onset: np.ndarray) -> np.ndarray:
+    """Seconds; none where nothing ever starts."""
+    found = needed("librosa").onset.onset_detect(
+        onset_envelope=onset, sr=SAMPLE_RATE, hop_length=_HOP, units="time"
+    )
+    return np.asarray(found, float)
+
+
+def _beats(onset: np.ndarray) -> tuple[float, np.ndarray]:
+    """Tempo in beats a minute, beats in seconds."""
+    tempo, beats = needed("librosa").beat.beat_track(
+        onset_envelope=onset, sr=SAMPLE_RATE, hop_length=_HOP, units="time"
+    )
+    return float(np.ravel(tempo)[0]), np.asarray(beats)
 
 
 def _key(waveform: np.ndarray) -> tuple[str, float]:

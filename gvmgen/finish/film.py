@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from gvmgen.encoders.probe import open_media, picture_stream
+from gvmgen.encoders.probe import is_cover, open_media, picture_stream
 from gvmgen.encoders.process import PROTOCOLS, MediaError, local_file
 from gvmgen.finish.ffmpeg import encode, try_encode
 from gvmgen.finish.mastering import SILENCE_LUFS, Mastering, Mix, leveled, measure, shaped
@@ -37,6 +37,7 @@ class Streams:
     sound_tags: dict[str, str]  # of the first sound track
     subtitles: list[str]  # codec of each subtitle track
     comment: str
+    has_cover: bool  # a still picture that players show as the file's face
 
 
 def write_film(
@@ -84,6 +85,13 @@ def check_film(video: Path, path: Path, original: Original) -> None:
         raise MediaError(f"{path}: cannot hold {video}'s streams; take .mkv ({error})") from error
 
 
+def left_out(video: Path, path: Path) -> list[str]:
+    """What a film of this kind does not get of the video, a line each."""
+    if path.suffix.lower() == ".mov" and read_streams(video).has_cover:
+        return [f"{path}: .mov holds no cover picture, so that of {video} is left out; .mp4 keeps it"]
+    return []
+
+
 def read_streams(video: Path) -> Streams:
     with open_media(video) as container:
         tracks = container.streams
@@ -92,6 +100,7 @@ def read_streams(video: Path) -> Streams:
             layouts=[sound.codec_context.layout.name for sound in tracks.audio],
             sound_tags=dict(tracks.audio[0].metadata) if tracks.audio else {},
             subtitles=[subtitle.codec_context.name for subtitle in tracks.subtitles],
+            has_cover=any(is_cover(stream) for stream in tracks.video),
             comment=next((text for key, text in container.metadata.items() if key.lower() == "comment"), ""),
         )
 

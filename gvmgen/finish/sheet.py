@@ -7,16 +7,18 @@ import html
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from urllib.parse import quote
 
-from gvmgen.encoders.process import local_file, run_ffmpeg
+from gvmgen.encoders.process import PROTOCOLS, MediaError, local_file, run_ffmpeg
 
 _SIZE = "640x96"
 _WAVEFORM = f"aformat=channel_layouts=mono,showwavespic=s={_SIZE}:colors=0x4f86c6"
 _SPECTROGRAM = f"aformat=channel_layouts=mono,showspectrumpic=s={_SIZE}:legend=0:color=magma:fscale=log"
+_POSTER = "scale=-2:'min(360,trunc(ih/2)*2)',format=yuvj420p"
 _PAGE = Path(__file__).with_name("sheet.html")  # with $title, $start and $cards to fill in
 
 
@@ -30,15 +32,16 @@ class Card:
     scores: Mapping[str, float | None]
 
 
-def contact_sheet(path: Path, video: Path, start_s: float, cards: Sequence[Card]) -> None:
+def contact_sheet(path: Path, video: Path, start_s: float, duration_s: float, cards: Sequence[Card]) -> None:
     """Write the page. It holds its pictures, and plays video and sound from where they lie.
 
-    start_s: where in the video the music begins.
+    start_s: where in the video the music begins; duration_s: how long it is.
     """
+    poster = _poster(video, start_s + duration_s / 2)
     text = Template(_PAGE.read_text(encoding="utf-8")).substitute(
         title=html.escape(video.name),
         start=start_s,
-        cards="\n".join(_card(card, _link(video, path.parent)) for card in cards),
+        cards="\n".join(_card(card, _link(video, path.parent), poster) for card in cards),
     )
     path.write_text(text, encoding="utf-8")
 
@@ -47,7 +50,7 @@ def _link(path: Path, folder: Path) -> str:
     return html.escape(quote(os.path.relpath(path, folder)))
 
 
-def _card(card: Card, video: str) -> str:
+def _card(card: Card, video: str, poster: str) -> str:
     scores = "".join(
         f"<dt>{html.escape(name.replace('_', ' '))}</dt><dd>{'–' if value is None else value}</dd>"
         for name, value in card.scores.items()
@@ -58,16 +61,33 @@ def _card(card: Card, video: str) -> str:
     )
     return (
         f"<article><h2>Seed {card.seed}</h2>"
-        f'<video muted playsinline preload="metadata" src="{video}"></video>'
+        f'<video muted playsinline preload="metadata"{poster} src="{video}"></video>'
         f'<audio controls preload="metadata" src="{_link(card.path, card.path.parent)}"></audio>{pictures}'
         f"<dl><dt>mean place</dt><dd>{card.rank}</dd>{scores}</dl></article>"
     )
 
 
+def _poster(video: Path, at_s: float) -> str:
+    """An attribute with the picture on show then: for browsers that cannot play the video, or not yet.
+
+    Empty where the picture has ended before.
+    """
+    picture = ""
+    with suppress(MediaError):
+        picture = _still(video, f"[0:V:0]{_POSTER}", ".jpg", at_s)
+    return picture and f' poster="data:image/jpeg;base64,{picture}"'
+
+
 def _picture(sound: Path, filters: str) -> str:
     """A PNG of a sound file in base64."""
-    with tempfile.NamedTemporaryFile(suffix=".png") as file:
-        source = ["-nostdin", "-v", "error", "-i", local_file(sound)]
-        picture = ["-filter_complex", f"[0:a]{filters}[out]", "-map", "[out]", "-frames:v", "1"]
-        run_ffmpeg([*source, *picture, "-y", local_file(file.name)], sound, deadline_s=3600.0)
+    return _still(sound, f"[0:a]{filters}", ".png")
+
+
+def _still(source: Path, graph: str, suffix: str, at_s: float = 0.0) -> str:
+    """The first picture that a filter graph makes of a file from then on, in base64."""
+    with tempfile.NamedTemporaryFile(suffix=suffix) as file:
+        inputs = ["-protocol_whitelist", PROTOCOLS, "-ss", f"{at_s:.3f}", "-i", local_file(source)]
+        picture = ["-filter_complex", f"{graph}[out]", "-map", "[out]", "-frames:v", "1"]
+        arguments = ["-nostdin", "-v", "error", *inputs, *picture, "-y", local_file(file.name)]
+        run_ffmpeg(arguments, source, deadline_s=3600.0)
         return base64.b64encode(file.read()).decode()

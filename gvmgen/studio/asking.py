@@ -50,6 +50,6 @@ def missing_extras() -> dict[str, str]:
         check_detector()
     except MissingExtraError as error:
         missing["duck"] = str(error)
-    if any(importlib.util.find_spec(name) is None for name in ("librosa", "pyloudnorm")):
+    if importlib.util.find_spec("librosa") is None:
         missing["ranking"] = "takes come in order of their seeds; to rank them: pip install 'gvmgen[eval]'"
     return missing

@@ -22,6 +22,7 @@ from gvmgen.jobs import Job
 
 if TYPE_CHECKING:
     from gvmgen.generate import Composer, Music, Progress
+    from gvmgen.judge import Judge
     from gvmgen.takes import Take
 
 NUM_PEAKS = 240
@@ -76,37 +77,56 @@ def _served(composer: Composer, order: dict[str, Any], report: Report) -> dict[s
 
 def serve(composer: Composer, job: Job, video: Path, folder: Path, report: Report) -> list[dict[str, Any]]:
     """Compose, rank and finish what is wanted; returns a row a take, the best first."""
-    from gvmgen.decoding import SamplingConfig
+    from gvmgen.batch import about
+    from gvmgen.resuming import kept_beside
 
     progress = _throttled(report)
     suffix = film_suffix(job, video, folder)
-    takes = composer.takes(
-        video,
-        job.takes,
-        seed=job.seed,
-        start_s=job.start_s,
-        duration_s=job.length_s,
-        sampling=SamplingConfig(**job.sampling),
-        progress=progress,
-    )
-    rows = []
-    for number, take in enumerate(in_order(takes, progress)):
-        progress("finishing", number, len(takes))
-        rows.append(finished(take, job, folder, suffix))
+    judge = _judge(composer, job)
+    with kept_beside(folder / "takes", about(composer, job, video), _note) as kept:
+        takes = composer.takes(
+            video,
+            job.takes,
+            seed=job.seed,
+            start_s=job.start_s,
+            duration_s=job.length_s,
+            sampling=composer.sampling(**job.sampling),
+            look=None if judge is None else judge.look,
+            kept=kept,
+            progress=progress,
+        )
+        rows = []
+        for number, take in enumerate(in_order(takes, progress, judge)):
+            progress("finishing", number, len(takes))
+            rows.append(finished(take, job, folder, suffix))
     progress("finishing", len(takes), len(takes))
     return rows
 
 
-def in_order(takes: Sequence[Music], progress: Progress) -> list[Take]:
+def _note(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _judge(composer: Composer, job: Job) -> Judge | None:
+    """The evaluation model as a judge; none for one take, or where it cannot judge here."""
+    from gvmgen.batch import find_judge
+
+    try:
+        return find_judge(composer, job, _note) if job.takes > 1 else None
+    except MissingExtraError:
+        return None  # the page says what is missing, and how to install it
+
+
+def in_order(takes: Sequence[Music], progress: Progress, judge: Judge | None) -> list[Take]:
     """The best first. As they came, without scores: one take, or where what ranks is not installed."""
     from gvmgen.takes import Take, check_ranking, ranked
 
     try:
         if len(takes) > 1:
             check_ranking()
-            return ranked(takes, progress)
+            return ranked(takes, progress, None if judge is None else judge.cmr)
     except MissingExtraError:
-        pass  # the page says what is missing, and how to install it
+        pass
     return [Take(music, {}, 1.0) for music in takes]
 
 

@@ -7,14 +7,17 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from gvmgen import generate_cli
 from gvmgen.console import ExitCode
+from gvmgen.decoding import SamplingConfig
 from gvmgen.encoders.probe import probe
+from gvmgen.evaluation.evaluator import EVALUATOR_IN_THE_BOX
 from gvmgen.finish.sound import Sound
 from gvmgen.generate import Composer, Music
 from gvmgen.jobs import find_work, seconds
@@ -33,6 +36,12 @@ class ToneComposer:
     """Plays a tone as high as the seed; the files around it are real."""
 
     engines = SimpleNamespace(description="fp32")
+    model = SimpleNamespace(decoder=SimpleNamespace(heads=torch.nn.Linear(1, 1)))
+    encoders: ClassVar[dict[str, Any]] = {"video": {"model": "an ear"}, "audio": {"model": "an eye"}}
+    identity: ClassVar[dict[str, Any]] = {"weights": "none"}
+
+    def sampling(self, **chosen: Any) -> SamplingConfig:
+        return SamplingConfig(**chosen)
 
     def warnings(self) -> list[str]:
         return ["not for commercial use: a stand-in"]
@@ -208,13 +217,26 @@ def test_takes_are_kept_with_scores_and_the_best_becomes_the_output(
     pytest.importorskip("librosa", reason="librosa measures what takes are ranked by")
     out = tmp_path / "out.flac"
     assert generate(monkeypatch, video, "-o", out, "--takes", "2", "--seed", "7", "--json") == ExitCode.OK
-    outcome = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    assert "takes are ranked by cuts and motion alone: the evaluator in the box knows other" in said.err
+    outcome = json.loads(said.out)
     kept = json.loads((tmp_path / "out_takes/scores.json").read_text())
     assert kept["takes"] == outcome["takes"]
     assert sorted(take["seed"] for take in kept["takes"]) == [7, 8]
     assert outcome["seed"] == kept["takes"][0]["seed"]
     assert out.read_bytes() == Path(kept["takes"][0]["file"]).read_bytes()
     assert (tmp_path / "out_takes/index.html").read_text().count("<article>") == 2
+
+
+@pytest.mark.usefixtures("loaded")
+def test_an_evaluator_that_cannot_judge_is_refused(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("librosa", reason="librosa measures what takes are ranked by")
+    for folder, why in ((EVALUATOR_IN_THE_BOX, "other encoders"), (tmp_path, "holds no evaluator")):
+        arguments = ["--takes", "2", "--evaluator", folder]
+        assert generate(monkeypatch, video, "-o", tmp_path / "out.wav", *arguments) == ExitCode.INPUT
+        assert why in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_folder_that_cannot_be_worked_on_is_refused(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ pytest.importorskip("librosa", reason="librosa measures what takes are ranked by
 
 from gvmgen import takes
 from gvmgen.evaluation.motion import GRID_RATE, Motion
+from gvmgen.evaluation.sound import Course, measure_course
 from gvmgen.finish.sound import Sound
 from gvmgen.generate import Music
-from gvmgen.takes import mean_places, part_of, ranked
+from gvmgen.takes import fit, mean_places, part_of, ranked
 from shards.spec import SAMPLE_RATE
 
 CUTS = np.array([1.3, 2.9, 4.2, 6.1, 7.4])
@@ -47,14 +48,45 @@ def test_the_take_whose_onsets_meet_the_cuts_comes_first(monkeypatch: pytest.Mon
     assert scores[0] > 0.8
 
 
+def test_the_judge_counts_beside_the_cuts_and_decides_between_equals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(takes, "measure_motion", lambda _: motion())
+    likes = {3: 0.2, 4: 0.1, 5: None}
+    pieces = [clicking(4, CUTS), clicking(3, CUTS + 0.4)]
+    found = ranked(pieces, lambda *_: None, lambda music: likes[music.seed])
+    assert [(take.music.seed, take.rank, take.scores["cmr"]) for take in found] == [
+        (3, 1.5, 0.2),
+        (4, 1.5, 0.1),
+    ]
+    without = ranked([*pieces, clicking(5, CUTS + 0.4)], lambda *_: None, lambda music: None)
+    assert without[0].music.seed == 4  # by cuts and motion where the judge is silent
+
+
+def test_a_long_piece_is_measured_in_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    def measure(waveform: np.ndarray) -> Course:
+        lengths.append(len(waveform))
+        return measure_course(waveform)
+
+    at_once = fit(clicking(4, CUTS), motion())
+    monkeypatch.setattr(takes, "measure_course", measure)
+    monkeypatch.setattr(takes, "STRETCH_S", 4)
+    parts = fit(clicking(4, CUTS), motion())
+    assert lengths == [4 * SAMPLE_RATE] * 2
+    for name, value in at_once.items():
+        assert parts[name] == pytest.approx(value, abs=0.15), name
+    assert parts["cut_onsets"] > fit(clicking(4, CUTS + 0.4), motion())["cut_onsets"] + 0.5  # type: ignore
+
+
 def test_places_are_means_over_what_all_takes_have() -> None:
     rows = [
         {"a": 0.5, "b": 0.1, "c": None},
         {"a": 0.9, "b": 0.1, "c": 0.3},
         {"a": 0.7, "b": 0.4, "c": 0.1},
     ]
-    assert mean_places(rows) == [2.5, 1.5, 1.5]
-    assert mean_places([{"c": None}, {"c": None}]) == [1.0, 1.0]
+    assert mean_places(rows, ["a", "b", "c"]) == [2.5, 1.5, 1.5]
+    assert mean_places(rows, ["a", "c"]) == [3.0, 1.0, 2.0]
+    assert mean_places([{"c": None}, {"c": None}], ["c"]) == [1.0, 1.0]
 
 
 def test_a_part_has_its_own_clock_and_only_its_own_cuts() -> None:

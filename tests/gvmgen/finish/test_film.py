@@ -13,7 +13,7 @@ import pytest
 from gvmgen.encoders.media import frame_times, read_frames
 from gvmgen.encoders.probe import probe
 from gvmgen.encoders.process import MediaError
-from gvmgen.finish.film import Original, check_film, write_film
+from gvmgen.finish.film import Original, check_film, left_out, read_streams, write_film
 from gvmgen.finish.mastering import Mastering, Mix, measure
 from tests import media as made
 from tests.gvmgen.finish.made_music import as_sound, read_comment, read_sound, tone
@@ -178,6 +178,22 @@ def test_the_same_music_makes_the_same_film(picture: Path, tmp_path: Path) -> No
     for suffix in (".mp4", ".mkv"):
         films = [film_of(picture, tmp_path / f"{name}{suffix}", tone(2.0)) for name in ("one", "two")]
         assert films[0].read_bytes() == films[1].read_bytes()
+
+
+@pytest.mark.parametrize(("suffix", "num_lost"), [(".mp4", 0), (".mov", 1)])
+def test_a_cover_picture_is_kept_or_said_to_be_left_out(
+    picture: Path, tmp_path: Path, suffix: str, num_lost: int
+) -> None:
+    made.run_ffmpeg(["-i", str(picture), "-frames:v", "1", str(tmp_path / "cover.png")])
+    inputs = ["-i", str(picture), "-i", str(tmp_path / "cover.png"), "-map", "0", "-map", "1"]
+    video = tmp_path / "video.mp4"
+    made.run_ffmpeg([*inputs, "-c", "copy", "-disposition:v:1", "attached_pic", str(video)])
+    path = tmp_path / f"film{suffix}"
+    lines = left_out(video, path)
+    film = read_streams(film_of(video, path, tone(2.0)))
+    assert len(lines) == num_lost
+    assert film.has_cover == (num_lost == 0)
+    assert all("no cover picture" in line for line in lines)
 
 
 def test_a_film_that_cannot_hold_the_video_is_refused_before_the_work(picture: Path, tmp_path: Path) -> None:
