@@ -5,7 +5,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+# compiled while it installs: a first start is then as quick as the next, also where Python may not write
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 EXAMPLE := gvmgen/pocket/example.mp4
 
 .PHONY: demo test check format lint unit clean

@@ -1,27 +1,31 @@
-"""The frozen music codec: EnCodec 32 kHz, through transformers.
+"""The frozen music codec: EnCodec 32 kHz, of weights that transformers or audiocraft wrote.
 
 Shapes: B batch, N waveform samples, K codebooks, T code frames, D latent width.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.utils import parametrize
-from transformers import EncodecConfig, EncodecModel
-from transformers.models.encodec.modeling_encodec import EncodecLSTM
-from transformers.utils import logging as transformers_logging
 
 from gvmgen.encoders.audiocraft_codec import AUDIOCRAFT_FILE, load_audiocraft
+from gvmgen.encoders.encodec import Encodec, EncodecSettings, Lstm
 from gvmgen.encoders.fingerprint import weights_sha256
-from gvmgen.encoders.hub import hub_or_cache
 from gvmgen.encoders.presets import EncoderConfig, MissingWeightsError
 from shards.spec import CODE_RATE, CODEBOOK_SIZE, NUM_CODEBOOKS, SAMPLE_RATE
 
+if TYPE_CHECKING:
+    from transformers import EncodecModel
+
 _STRIDE = SAMPLE_RATE // CODE_RATE
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"  # of a folder in transformers' form
 _PIECE = 250  # code frames that the convolutions compute at once
 _MARGIN = 4  # code frames beside a piece; the convolutions see fewer than 3
 
@@ -29,7 +33,9 @@ _MARGIN = 4  # code frames beside a piece; the convolutions see fewer than 3
 class AudioCodec:
     """Waveform [B, N] <-> codes [B, K, T], float32 throughout: a lower precision changes codes."""
 
-    def __init__(self, codec: EncodecModel, device: str | torch.device = "cpu") -> None:
+    def __init__(self, codec: Encodec | EncodecModel, device: str | torch.device = "cpu") -> None:
+        """codec: ours or transformers'; ours is taken over and changed."""
+        codec = codec if isinstance(codec, Encodec) else Encodec.of(codec)
         _check(codec.config)
         self._weights_sha256 = weights_sha256(codec.state_dict().items())
         self._device = torch.device(device)
@@ -93,7 +99,7 @@ def _run(layers: list[Any], x: Tensor) -> Tensor:
 
 def _lstm_index(layers: list[Any]) -> int:
     """Where the convolutions, which see few neighbours, meet the LSTM, which sees all that went before."""
-    return next(i for i, layer in enumerate(layers) if isinstance(layer, EncodecLSTM))
+    return next(i for i, layer in enumerate(layers) if isinstance(layer, Lstm))
 
 
 def _in_pieces(layers: list[Any], x: Tensor, unit: int, scale: float) -> Tensor:
@@ -111,7 +117,7 @@ def _in_pieces(layers: list[Any], x: Tensor, unit: int, scale: float) -> Tensor:
     return torch.cat(pieces, dim=-1)
 
 
-def _check(config: EncodecConfig) -> None:
+def _check(config: EncodecSettings) -> None:
     """Raise ValueError unless the codec speaks the shards' language."""
     found = {
         "sample rate": config.sampling_rate,
@@ -125,17 +131,38 @@ def _check(config: EncodecConfig) -> None:
         raise ValueError(f"this EnCodec has {found}, shards hold {wanted}; is it the 32 kHz music codec?")
 
 
-def _load_codec(name: str) -> EncodecModel:
+def _load_codec(name: str) -> Encodec | EncodecModel:
     """From a folder or a file in either format, or from the hub."""
     path = Path(name).expanduser()
     if path.is_file():
         return load_audiocraft(path)
     if (path / AUDIOCRAFT_FILE).is_file():
         return load_audiocraft(path / AUDIOCRAFT_FILE)
-    transformers_logging.disable_progress_bar()
+    if (path / _WEIGHTS).is_file():
+        return _load_folder(path)
+    return _load_by_transformers(path if path.is_dir() else name)
+
+
+def _load_folder(folder: Path) -> Encodec:
+    """What `save_pretrained` wrote. Raises ValueError that names what does not fit."""
+    try:
+        settings = EncodecSettings.read(json.loads((folder / _CONFIG).read_text(encoding="utf-8")))
+        return Encodec.loaded(settings, load_file(folder / _WEIGHTS))
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{folder}: {error}") from error
+
+
+def _load_by_transformers(name: Path | str) -> EncodecModel:
+    """From the hub, and from folders in older forms."""
+    from transformers import EncodecModel
+    from transformers.utils import logging
+
+    from gvmgen.encoders.hub import hub_or_cache
+
+    logging.disable_progress_bar()
     try:
         with hub_or_cache():
-            return EncodecModel.from_pretrained(path if path.is_dir() else name, dtype=torch.float32)
+            return EncodecModel.from_pretrained(name, dtype=torch.float32)
     except OSError as error:
         raise MissingWeightsError(
             f"the weights of the music codec {name} are neither on disk nor reachable; "

@@ -1,4 +1,4 @@
-"""EnCodec weights in audiocraft's format -> transformers' EncodecModel, key by key."""
+"""EnCodec weights in audiocraft's format -> our network, key by key."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import EncodecConfig, EncodecModel
+
+from gvmgen.encoders.encodec import Encodec, EncodecSettings
 
 AUDIOCRAFT_FILE = "compression_state_dict.bin"
 
-# audiocraft's name -> transformers' name
+# audiocraft's name -> ours, which is transformers'
 _RENAMES = (
     (r"^(encoder|decoder)\.model\.", r"\1.layers."),
     (r"\.(conv|convtr)\.\1\.", ".conv."),
@@ -24,20 +25,19 @@ _RENAMES = (
 )
 
 
-def load_audiocraft(path: Path) -> EncodecModel:
+def load_audiocraft(path: Path) -> Encodec:
     """Read `compression_state_dict.bin` without running anything that is in it.
 
     Raises ValueError that names what does not fit.
     """
     package = _read(path)
     try:
-        codec = EncodecModel(_config(_Settings(package["xp.cfg"])))
-        codec.load_state_dict({_rename(name): tensor for name, tensor in package["best_state"].items()})
+        tensors = {_rename(name): tensor for name, tensor in package["best_state"].items()}
+        return Encodec.loaded(_config(_Settings(package["xp.cfg"])), tensors)
     except KeyError as error:
         raise ValueError(f"{path}: its settings lack {error}") from error
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
-    return codec
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -79,30 +79,31 @@ class _Settings:
             return default
 
 
-def _config(settings: _Settings) -> EncodecConfig:
-    """transformers' settings for audiocraft's. Raises ValueError for what transformers cannot compute."""
+def _config(settings: _Settings) -> EncodecSettings:
+    """Our settings for audiocraft's. Raises ValueError for what we cannot compute."""
     plain = {
         "compression_model": "encodec",
         "seanet.activation": "ELU",
+        "seanet.causal": False,
         "seanet.norm": "weight_norm",
         "seanet.disable_norm_outer_blocks": 0,
         "seanet.decoder.final_activation": None,
     }
     for name, value in plain.items():
         if settings.get(name, value) != value:
-            raise ValueError(f"{name} is {settings[name]!r}; transformers' EnCodec knows only {value!r}")
+            raise ValueError(f"{name} is {settings[name]!r}; this program computes {value!r} only")
     ratios = settings["seanet.ratios"]
     code_rate = settings["sample_rate"] // math.prod(ratios)
     bits_per_frame = settings["rvq.n_q"] * (settings["rvq.bins"] - 1).bit_length()
-    return EncodecConfig(
+    return EncodecSettings(
         sampling_rate=settings["sample_rate"],
         audio_channels=settings["channels"],
         normalize=settings.get("encodec.renormalize", False),
-        target_bandwidths=[bits_per_frame * code_rate / 1000],  # kbit/s
+        target_bandwidths=(bits_per_frame * code_rate / 1000,),
         hidden_size=settings["seanet.dimension"],
         num_filters=settings["seanet.n_filters"],
         num_residual_layers=settings["seanet.n_residual_layers"],
-        upsampling_ratios=ratios,
+        upsampling_ratios=tuple(ratios),
         kernel_size=settings["seanet.kernel_size"],
         last_kernel_size=settings["seanet.last_kernel_size"],
         residual_kernel_size=settings["seanet.residual_kernel_size"],
@@ -113,7 +114,6 @@ def _config(settings: _Settings) -> EncodecConfig:
         ],  # audiocraft's own default is "constant", transformers' is "reflect"
         compress=settings["seanet.compress"],
         num_lstm_layers=settings["seanet.lstm"],
-        trim_right_ratio=settings.get("seanet.decoder.trim_right_ratio", 1.0),
         codebook_size=settings["rvq.bins"],
         use_conv_shortcut=not settings["seanet.true_skip"],
     )

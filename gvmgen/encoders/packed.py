@@ -8,8 +8,9 @@ Shapes: F frames, P patches, D width, H heads.
 from __future__ import annotations
 
 import torch
-from open_clip.transformer import QuickGELU, ResidualAttentionBlock
-from torch import Tensor, nn
+from torch import Tensor
+
+from gvmgen.encoders.tower import Block, QuickGELU
 
 CHUNK = 2  # frames at a time: what passes between two products stays in the processor's cache
 _QUICK_GELU = (
@@ -17,22 +18,20 @@ _QUICK_GELU = (
 )
 
 
-def can_pack(block: nn.Module, device: torch.device, dtype: torch.dtype) -> bool:
+def can_pack(block: Block, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether this build of torch has the operators, which torch.compile uses as well, for such a block."""
     return (
         device.type == "cpu"
         and dtype == torch.bfloat16
-        and isinstance(block, ResidualAttentionBlock)
-        and isinstance(block.mlp.gelu, QuickGELU | nn.GELU)
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
 
 
 class PackedBlock:
-    """One block of open_clip's vision transformer. [F, P, D] -> [F, P, D], bfloat16."""
+    """One block of CLIP's vision transformer. [F, P, D] -> [F, P, D], bfloat16."""
 
-    def __init__(self, block: ResidualAttentionBlock, num_rows: int) -> None:
+    def __init__(self, block: Block, num_rows: int) -> None:
         """block: in float32, so that factors are folded in before rounding. num_rows: F · P at its best."""
         attention, mlp = block.attn, block.mlp
         self.num_heads: int = attention.num_heads

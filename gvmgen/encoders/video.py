@@ -1,51 +1,47 @@
-"""The frozen picture encoder: CLIP's vision transformer, through open_clip.
+"""The frozen picture encoder: CLIP's vision transformer, of weights that open_clip knows or wrote.
 
 Shapes: F frames, P patches (577: 24 x 24 and the class token), D width, H attention heads.
 """
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as fn
-from open_clip.factory import load_state_dict
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from PIL import Image
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor
 
 from gvmgen.encoders.fingerprint import weights_sha256
-from gvmgen.encoders.hub import hub_or_cache
 from gvmgen.encoders.packed import CHUNK, PackedBlock, can_pack
 from gvmgen.encoders.presets import EncoderConfig, MissingWeightsError
+from gvmgen.encoders.tower import OPENAI_MEAN, OPENAI_STD, Block, Tower
 from shards.spec import NUM_PATCHES
+
+if TYPE_CHECKING:
+    from open_clip.transformer import VisionTransformer
 
 _SAMPLER = "last frame at or before 0 s, 1 s, 2 s …"
 _LAYER = "after the last block, before ln_post"  # what the official feature transformation reads
 _RESIZE = "PIL bicubic of the shorter side, centre crop"
-_BLOCK_PARTS = {
-    "ln_1",
-    "attn.out_proj",
-    "ln_2",
-    "mlp.c_fc",
-    "mlp.gelu",
-    "mlp.c_proj",
-}  # what _forward computes
 _LOCAL_DIR = "local-dir:"
+_FOLDER_CONFIG = "open_clip_config.json"
 _FOLDER_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 class VideoEncoder:
     """Frames of any size -> patch features [F, P, D]."""
 
-    def __init__(self, tower: VisionTransformer, device: torch.device, dtype: torch.dtype) -> None:
-        """tower: in float32; it is taken over and changed."""
+    def __init__(self, tower: Tower | VisionTransformer, device: torch.device, dtype: torch.dtype) -> None:
+        """tower: ours or open_clip's, in float32; it is taken over and changed."""
+        tower = tower if isinstance(tower, Tower) else Tower.of(tower)
         self._check(tower)
-        self._size: int = tower.image_size[0]
+        self._size = tower.image_size
         self._device, self._dtype = device, dtype
         self.feature_dim: int = tower.conv1.out_channels
         self.fingerprint = _fingerprint(tower, dtype)
@@ -56,8 +52,8 @@ class VideoEncoder:
             tower.transformer = None  # its weights are not needed twice
         self._tower = tower.to(device, dtype)
         shape = (3, 1, 1)
-        self._mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN, device=device).view(shape)
-        self._std = torch.tensor(open_clip.OPENAI_DATASET_STD, device=device).view(shape)
+        self._mean = torch.tensor(OPENAI_MEAN, device=device).view(shape)
+        self._std = torch.tensor(OPENAI_STD, device=device).view(shape)
 
     @classmethod
     def load(
@@ -87,7 +83,7 @@ class VideoEncoder:
     def encode(self, frames: Tensor) -> Tensor:
         """Patch features with the class token first. uint8 [F, 3, 336, 336] -> float16 [F, P, D]."""
         pixels = frames.to(self._device).float().div_(255).sub_(self._mean).div_(self._std)
-        x = self._tower._embeds(pixels.to(self._dtype))  # [F, 3, 336, 336] -> [F, P, D]
+        x = self._tower.embed(pixels.to(self._dtype))  # [F, 3, 336, 336] -> [F, P, D]
         return (self._run_packed(x) if self._packed else self._run(x)).half()
 
     def _run(self, x: Tensor) -> Tensor:
@@ -106,30 +102,17 @@ class VideoEncoder:
         return torch.cat(done)
 
     @staticmethod
-    def _check(tower: VisionTransformer) -> None:
+    def _check(tower: Tower) -> None:
         num_patches = tower.positional_embedding.shape[0]
         if num_patches != NUM_PATCHES:
             raise ValueError(f"the picture encoder gives {num_patches} patches, shards hold {NUM_PATCHES}")
-        for block in tower.transformer.resblocks:
-            if (parts := _parts(block)) != _BLOCK_PARTS or type(block) is not ResidualAttentionBlock:
-                unknown = ", ".join(sorted(parts ^ _BLOCK_PARTS)) or type(block).__name__
-                raise ValueError(
-                    f"the picture encoder's layers differ from CLIP's in {unknown}, which this program does "
-                    "not compute; use a plain CLIP such as ViT-L-14-336-quickgelu"
-                )
 
 
-def _parts(block: nn.Module) -> set[str]:
-    """The modules of a block that compute something, by dotted name."""
-    leaves = ((name, module) for name, module in block.named_modules() if not any(module.children()))
-    return {name for name, module in leaves if not isinstance(module, nn.Identity)}
-
-
-def _fingerprint(tower: VisionTransformer, dtype: torch.dtype) -> dict[str, Any]:
+def _fingerprint(tower: Tower, dtype: torch.dtype) -> dict[str, Any]:
     """All that shapes the features; equal for equal weights, wherever they lie."""
     return {
-        "model": f"ViT {tower.image_size[0]}/{tower.patch_size[0]}",
-        "size": f"{tower.transformer.layers} layers of {tower.conv1.out_channels}",
+        "model": f"ViT {tower.image_size}/{tower.patch_size}",
+        "size": f"{len(tower.transformer.resblocks)} layers of {tower.conv1.out_channels}",
         "activation": type(tower.transformer.resblocks[0].mlp.gelu).__name__,
         "weights_sha256": weights_sha256(tower.state_dict().items()),
         "layer": _LAYER,
@@ -139,8 +122,8 @@ def _fingerprint(tower: VisionTransformer, dtype: torch.dtype) -> dict[str, Any]
     }
 
 
-def _forward(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
-    """open_clip's block with fused attention, which its own lacks in inference. [F, P, D] -> [F, P, D]"""
+def _forward(block: Block, x: Tensor) -> Tensor:
+    """One layer, with fused attention, which open_clip's own lacks in inference. [F, P, D] -> [F, P, D]"""
     attention = block.attn
     qkv = fn.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
     heads = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(
@@ -151,7 +134,7 @@ def _forward(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     return x + block.mlp(block.ln_2(x))
 
 
-def _load_tower(config: EncoderConfig) -> VisionTransformer:
+def _load_tower(config: EncoderConfig) -> Tower:
     """The vision tower alone; the text tower is neither built nor kept. float32, on the CPU."""
     if config.clip_model == "ViT-L-14-336":
         raise ValueError(
@@ -164,30 +147,42 @@ def _load_tower(config: EncoderConfig) -> VisionTransformer:
     found = _read_weights(weights)
     tensors = {n.removeprefix(prefix): t.float() for n, t in found.items() if n.startswith(prefix)}
     try:
-        tower.load_state_dict(tensors, assign=True)
-    except RuntimeError as error:
+        return tower.take(tensors)
+    except ValueError as error:
         raise ValueError(f"{weights}: does not fit {config.clip_model}: {error}") from error
-    return tower
 
 
-def _empty_tower(name: str) -> VisionTransformer:
+def _empty_tower(name: str) -> Tower:
     """The architecture without memory: no random numbers for what is loaded next."""
+    try:
+        return Tower.described(_description(name))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _description(name: str) -> dict[str, Any]:
+    """What open_clip, or a folder in its form, says of a model."""
+    if name.startswith(_LOCAL_DIR):
+        path = Path(name.removeprefix(_LOCAL_DIR)) / _FOLDER_CONFIG
+        description = json.loads(path.read_text(encoding="utf-8"))
+        return dict(description.get("model_cfg", description))
+    import open_clip
+
     architecture = open_clip.get_model_config(name)
     if architecture is None:
-        raise ValueError(f"open_clip knows no {name!r}; it knows {', '.join(open_clip.list_models())}")
-    architecture.pop("custom_text", None)
-    with torch.device("meta"):
-        tower = open_clip.CLIP(**architecture).visual
-    if not isinstance(tower, VisionTransformer):
-        raise ValueError(f"{name}: is no plain vision transformer")
-    return tower
+        raise ValueError(f"open_clip knows no such model; it knows {', '.join(open_clip.list_models())}")
+    return dict(architecture)
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors by name: safetensors, a plain state dict, or the TorchScript archive that OpenAI published."""
     if zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist()):
         return dict(torch.jit.load(path, map_location="cpu").state_dict())
-    return load_state_dict(str(path))
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    from open_clip.factory import load_state_dict
+
+    return dict(load_state_dict(str(path)))
 
 
 def _find_weights(config: EncoderConfig) -> Path:
@@ -196,6 +191,10 @@ def _find_weights(config: EncoderConfig) -> Path:
         return _folder_weights(Path(config.clip_model.removeprefix(_LOCAL_DIR)))
     if config.clip_weights is None:
         raise MissingWeightsError(f"{config.clip_model}: name its weights, a tag of open_clip's or a file")
+    import open_clip
+
+    from gvmgen.encoders.hub import hub_or_cache
+
     known = open_clip.get_pretrained_cfg(config.clip_model, config.clip_weights)
     if not known:
         path = Path(config.clip_weights)
