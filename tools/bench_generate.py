@@ -2,13 +2,15 @@
 
     python tools/bench_generate.py                       # 15 s, one take and four
     python tools/bench_generate.py --seconds 60 3600     # is memory flat, is time linear?
+    python tools/bench_generate.py --video holiday.mp4 --takes 1 --json figures.json
 
-Each run is a process of its own. The video is made: moving shapes, a cut every five seconds.
+Each run is a process of its own. Without --video one is made: moving shapes, a cut every five seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from gvmgen.encoders.probe import probe
 from gvmgen.encoders.process import ffmpeg_path
 from gvmgen.runs import MODEL_IN_THE_BOX
 
@@ -24,18 +27,23 @@ COMMAND = "from gvmgen.generate_cli import generate_main; generate_main()"
 
 def main() -> None:
     options = read_options()
+    rows = []
     print(f"{'seconds':>8} {'takes':>6} {'first bar s':>12} {'wall s':>8} {'s a minute':>11} {'peak MB':>8}")
     with tempfile.TemporaryDirectory() as folder:
-        for seconds in options.seconds:
-            video = make_video(Path(folder) / f"{seconds}.mp4", seconds)
+        made = (make_video(Path(folder) / f"{seconds}.mp4", seconds) for seconds in options.seconds)
+        for video in [options.video] if options.video else made:
+            seconds = probe(video).duration_s
             for takes in options.takes:
                 arguments = ["--takes", str(takes), "--model", options.model]
-                bar_s, wall_s, peak_mb = measure(video, Path(folder) / "out.wav", arguments)
+                row = measure(video, Path(folder) / "out.wav", arguments)
+                rows.append({"seconds": seconds, "takes": takes} | row)
                 print(
-                    f"{seconds:8} {takes:6} {bar_s:12.1f} {wall_s:8.1f} {wall_s * 60 / seconds:11.1f} "
-                    f"{peak_mb:8.0f}",
+                    f"{seconds:8.0f} {takes:6} {row['first_bar_s']:12.1f} {row['wall_s']:8.1f} "
+                    f"{row['wall_s'] * 60 / seconds:11.1f} {row['peak_rss_mb']:8.0f}",
                     flush=True,
                 )
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 def read_options() -> argparse.Namespace:
@@ -43,8 +51,10 @@ def read_options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=int, nargs="+", default=[15], help="lengths of the videos")
+    parser.add_argument("--video", type=Path, help="score this one instead of made ones")
     parser.add_argument("--takes", type=int, nargs="+", default=[1, 4], help="how many pieces at once")
     parser.add_argument("--model", default=str(MODEL_IN_THE_BOX), help="what composes")
+    parser.add_argument("--json", type=Path, help="write the rows here")
     return parser.parse_args()
 
 
@@ -55,8 +65,11 @@ def make_video(path: Path, seconds: int) -> Path:
     return path
 
 
-def measure(video: Path, output: Path, arguments: list[str]) -> tuple[float, float, float]:
-    """Seconds to the first progress bar and to the end, and the process's highest memory in MB."""
+def measure(video: Path, output: Path, arguments: list[str]) -> dict[str, float]:
+    """Seconds to the first progress bar and to the end, and the process's highest memory in MB.
+
+    Only of a caller that is small itself: Linux counts what a process was forked from as its own memory.
+    """
     started = time.perf_counter()
     command = [sys.executable, "-c", COMMAND, str(video), "-o", str(output), *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
@@ -67,7 +80,8 @@ def measure(video: Path, output: Path, arguments: list[str]) -> tuple[float, flo
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(said.decode())
-    return bar_s, time.perf_counter() - started, usage.ru_maxrss / 1024
+    wall_s = time.perf_counter() - started
+    return {"first_bar_s": bar_s, "wall_s": wall_s, "peak_rss_mb": usage.ru_maxrss / 1024}
 
 
 if __name__ == "__main__":

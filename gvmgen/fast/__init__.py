@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +15,8 @@ from gvmgen.fast.build import BuildError
 from gvmgen.fast.engine import PackedDecoder, Precision, unsupported
 from gvmgen.model import GVMGen
 
-# Below this many weights of the decoder PyTorch is fast enough, and one need not wait for a compiler.
+# Below this many weights of the decoder PyTorch is fast enough, and one need not wait for a compiler. Its
+# threads would then wait for one another more than they compute, for minutes where the processors are busy.
 LITTLE = 20_000_000
 
 
@@ -24,6 +26,17 @@ class Engines:
 
     make: Callable[[Tensor, int], DecodingEngine]
     description: str
+    num_threads: int | None = None  # of PyTorch while composing; None: as many as it has
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Within, PyTorch has the threads that suit the engine."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.num_threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def choose_engines(model: GVMGen, precision: str = "auto") -> Engines:
@@ -51,8 +64,7 @@ def why_plain(model: GVMGen, precision: str) -> str | None:
     weight = model.decoder.heads.weight
     if weight.device.type != "cpu":
         return weight.device.type
-    num_weights = sum(parameter.numel() for parameter in model.decoder.parameters())
-    if precision == "auto" and num_weights < LITTLE:
+    if precision == "auto" and decoder_size(model) < LITTLE:
         return "a little network"
     return unsupported(model.config)
 
@@ -64,4 +76,10 @@ def plain_engines(model: GVMGen, precision: str, reason: str) -> Engines:
     on_cpu = model.decoder.heads.weight.device.type == "cpu"
     wanted = precision if precision != "auto" else "fp32" if on_cpu else "bf16"
     model.decoder.to(torch.float32 if wanted == "fp32" else torch.bfloat16)
-    return Engines(partial(PlainEngine, model), f"{wanted}, PyTorch ({reason})")
+    num_threads = 1 if on_cpu and decoder_size(model) < LITTLE else None
+    return Engines(partial(PlainEngine, model), f"{wanted}, PyTorch ({reason})", num_threads)
+
+
+def decoder_size(model: GVMGen) -> int:
+    """How many weights a step reads, nearly."""
+    return sum(parameter.numel() for parameter in model.decoder.parameters())
