@@ -41,7 +41,7 @@ from gvmgen.config import ModelConfig, model_config
 from gvmgen.decoding import PlainEngine, SamplingConfig, generate_codes, guided_conditions, sample_codes
 from gvmgen.delay import decoder_inputs
 from gvmgen.fast import abi
-from gvmgen.fast.engine import PRECISIONS, CompiledEngine, PackedDecoder, Precision
+from gvmgen.fast.engine import CompiledEngine, PackedDecoder, Precision
 from gvmgen.model import GVMGen
 from shards.reader import ShardSet
 
@@ -172,9 +172,8 @@ def our_steps(engine: CompiledEngine, position: int, num_steps: int, clock: Cloc
     return clock
 
 
-def bench_ours(network: GVMGen, name: str, precision: Precision, num_steps: int) -> Figures:
+def bench_ours(packed: PackedDecoder, name: str, num_steps: int) -> Figures:
     """Steps a second, and the fraction of the limit, at each position."""
-    packed = PackedDecoder(network, precision, release=False)
     engine, figures, seconds = filled_engine(packed), {}, []
     for position in POSITIONS:
         engine.num_read = position
@@ -187,18 +186,16 @@ def bench_ours(network: GVMGen, name: str, precision: Precision, num_steps: int)
     return figures | {f"{name}.steps_per_s": 1 / mean(seconds)}
 
 
-def bench_piece(network: GVMGen) -> float:
-    """Seconds for 30 s of music in int8, with the packing of the weights left out."""
-    packed = PackedDecoder(network, "int8", release=False)
-    conditions = torch.randn(1, MEMORY_LENGTH, network.config.dim)
+def bench_piece(packed: PackedDecoder) -> float:
+    """Seconds for 30 s of music, with the packing of the weights left out."""
+    conditions = torch.randn(1, MEMORY_LENGTH, packed.config.dim)
     begin = time.perf_counter()
-    generate_codes(network, conditions, PIECE_FRAMES, SAMPLING, seeds=[0], make_engine=packed.engine)
+    generate_codes(packed.model, conditions, PIECE_FRAMES, SAMPLING, seeds=[0], make_engine=packed.engine)
     return time.perf_counter() - begin
 
 
-def bench_takes(network: GVMGen, num_steps: int) -> float:
+def bench_takes(packed: PackedDecoder, num_steps: int) -> float:
     """What eight takes cost against one, averaged over a piece; measured in turns."""
-    packed = PackedDecoder(network, "int8", release=False)
     engines = [filled_engine(packed, num_takes) for num_takes in (NUM_TAKES, 1)]
     costs = [0.0, 0.0]
     for position in POSITIONS:
@@ -434,30 +431,39 @@ def bench_trained(model: Path, data: Path, num_segments: int = 2) -> Figures:
 
 @torch.inference_mode()
 def bench_size(size: str, num_steps: int) -> Figures:
-    network, figures = layered_network(size), Figures()
-    for precision in PRECISIONS[::-1]:
-        name = f"{size}.{precision}"
-        work = partial(bench_ours, network, name, precision, num_steps)
-        figures |= part(name, decoder_bytes(network.config, precision), work)
-    needed = decoder_bytes(network.config, "int8")
-    piece = f"{size}.fastest.piece_30s_seconds"
-    figures |= part(piece, needed, lambda: {piece: bench_piece(network)})
-    if size == "small":
-        figures |= bench_small(network, num_steps)
-    return figures
+    network = layered_network(size)
+    figures = part(
+        f"{size}.int8", decoder_bytes(network.config, "int8"), lambda: bench_fastest(network, size, num_steps)
+    )
+    for precision in ("bf16", "fp32"):
+        name, needed = f"{size}.{precision}", decoder_bytes(network.config, precision)
+        figures |= part(name, needed, lambda: bench_ours(unshared(network, precision), name, num_steps))  # noqa: B023
+    return figures | (bench_small(network, num_steps) if size == "small" else {})
+
+
+def unshared(network: GVMGen, precision: Precision) -> PackedDecoder:
+    """Packed, with the network kept for the next precision."""
+    return PackedDecoder(network, precision, release=False)
+
+
+def bench_fastest(network: GVMGen, size: str, num_steps: int) -> Figures:
+    packed = unshared(network, "int8")
+    figures = bench_ours(packed, f"{size}.int8", num_steps)
+    return figures | {f"{size}.fastest.piece_30s_seconds": bench_piece(packed)}
 
 
 def bench_small(network: GVMGen, num_steps: int) -> Figures:
     """What one size is enough for: takes, memory, and rounding."""
     config, takes, beyond = network.config, "takes8.cost_ratio", "small.int8.beyond_mb"
     needed = decoder_bytes(config, "int8", 2 * NUM_TAKES)
-    figures = part(takes, needed, lambda: {takes: bench_takes(network, num_steps)})
+    figures = part(takes, needed, lambda: {takes: bench_takes(unshared(network, "int8"), num_steps)})
     needed = decoder_bytes(config, "fp32")
     figures |= part(beyond, needed, lambda: {beyond: bench_memory("small")})
     codes = torch.randint(config.codebook_size, (1, config.num_codebooks, 64))
     conditions = random_conditions(config.dim)[:1]
-    work = partial(bench_quality, random_network("small"), "small", conditions, codes)
-    return figures | part("quality", needed, work)
+    return figures | part(
+        "rounding", needed, lambda: bench_quality(random_network("small"), "small", conditions, codes)
+    )
 
 
 def main() -> None:
