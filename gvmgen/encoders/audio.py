@@ -6,16 +6,18 @@ Shapes: B batch, N waveform samples, K codebooks, T code frames, D latent width.
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gvmgen.encoders.audiocraft_codec import AUDIOCRAFT_FILE, load_audiocraft
+from gvmgen.encoders.convolutions import QuickElu, QuickEncoder, in_pieces
 from gvmgen.encoders.encodec import Encodec, EncodecSettings, Lstm
 from gvmgen.encoders.fingerprint import weights_sha256
 from gvmgen.encoders.presets import EncoderConfig, MissingWeightsError
@@ -41,6 +43,8 @@ class AudioCodec:
         self._device = torch.device(device)
         frozen: Any = codec.eval().requires_grad_(False)
         self._codec = _fold_weight_norm(frozen.to(self._device, torch.float32))
+        if self._device.type == "cpu":
+            _quicken_elu(self._codec)
 
     @classmethod
     def load(cls, config: EncoderConfig, device: str | torch.device = "cpu") -> Self:
@@ -65,13 +69,21 @@ class AudioCodec:
         codes = self._codec.quantizer.encode(self.latent(waveform))
         return codes.transpose(0, 1)  # [K, B, T] -> [B, K, T]
 
+    @cached_property
+    def _quick_encoder(self) -> QuickEncoder:
+        layers = list(self._codec.encoder.layers)
+        return QuickEncoder(layers[: _lstm_index(layers)])
+
     @torch.inference_mode()
     def latent(self, waveform: Tensor) -> Tensor:
         """What the codes are rounded from. float32 [B, N] -> [B, D, T], T = N / 640 rounded up."""
         layers = list(self._codec.encoder.layers)
         split = _lstm_index(layers)
         sound = waveform.to(self._device)[:, None]  # [B, N] -> [B, 1, N]
-        latent = _in_pieces(layers[:split], sound, unit=_STRIDE, scale=1 / _STRIDE)  # -> [B, D, T]
+        if self._device.type == "cpu":
+            latent = self._quick_encoder(sound, _PIECE, _MARGIN)  # -> [B, D, T]
+        else:
+            latent = _in_pieces(layers[:split], sound, _STRIDE, 1 / _STRIDE)
         return _run(layers[split:], latent)
 
     @torch.inference_mode()
@@ -88,7 +100,7 @@ class AudioCodec:
         latent = self._codec.quantizer.decode(
             codes.to(self._device).transpose(0, 1)
         )  # [B, K, T] -> [B, D, T]
-        return _in_pieces(layers[split:], _run(layers[:split], latent), unit=1, scale=_STRIDE)[:, 0]
+        return _in_pieces(layers[split:], _run(layers[:split], latent), 1, _STRIDE)[:, 0]
 
 
 def _run(layers: list[Any], x: Tensor) -> Tensor:
@@ -103,18 +115,8 @@ def _lstm_index(layers: list[Any]) -> int:
 
 
 def _in_pieces(layers: list[Any], x: Tensor, unit: int, scale: float) -> Tensor:
-    """Run convolutions along the last axis a piece at a time: the same numbers in little memory.
-
-    unit: steps of x in a code frame. scale: output steps per step of x.
-    """
-    piece, margin = _PIECE * unit, _MARGIN * unit
-    pieces = []
-    for start in range(0, x.shape[-1], piece):
-        first = max(0, start - margin)
-        y = _run(layers, x[..., first : start + piece + margin])
-        skip = round((start - first) * scale)
-        pieces.append(y[..., skip : skip + round(piece * scale)])
-    return torch.cat(pieces, dim=-1)
+    """Run convolutions a piece at a time; they pad at every edge, and a margin takes up what differs."""
+    return in_pieces(lambda piece, _: _run(layers, piece), x, unit, scale, _PIECE, _MARGIN)
 
 
 def _check(config: EncodecSettings) -> None:
@@ -176,3 +178,11 @@ def _fold_weight_norm(codec: Any) -> Any:
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight")
     return codec
+
+
+def _quicken_elu(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.ELU):
+            setattr(module, name, QuickElu())
+        else:
+            _quicken_elu(child)
