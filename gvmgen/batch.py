@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gvmgen.finish.ffmpeg import whole_file
 from gvmgen.finish.film import left_out
+from gvmgen.finish.mastering import SOUND_SUFFIXES
 from gvmgen.generate import Composer
 from gvmgen.jobs import Job, Outcome, Work, check_video
 from gvmgen.progress import StageBar
@@ -102,7 +105,11 @@ def score_one(
             best = scored[0].music
             rows = keep_takes(scored, output, job.mastering, bar)
         bar("finishing", 0, 1)
-        best.save(output, job.mastering, job.original)
+        if rows and output.suffix.lower() in SOUND_SUFFIXES:  # it is finished already
+            with whole_file(output) as aside:
+                shutil.copyfile(rows[0]["file"], aside)
+        else:
+            best.save(output, job.mastering, job.original)
         bar("finishing", 1, 1)
     return Outcome(
         video=video,

@@ -341,7 +341,8 @@ class Composer:
                 progress("watching", first + done, total)
 
             make = partial(self._see, frames, first, last, look, advance)
-            parts.append(kept.once(f"frames_{first:06d}", make))
+            name = "frames" if look is None else "frames_looked_at"
+            parts.append(kept.once(f"{name}_{first:06d}", make))
             advance(last - first)
         device = self.model.decoder.heads.weight.device
         conditions = torch.cat([part["conditions"] for part in parts]).to(device)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,18 @@ def mean_places(scores: Sequence[Scores], names: Sequence[str]) -> list[float]:
     return [round(float(place), 2) for place in 1 + better.mean(axis=1)]
 
 
+def finished(
+    takes: Sequence[Take], folder: Path, suffix: str, mastering: Mastering
+) -> Iterator[tuple[Take, Path]]:
+    """Each take and its file, written side by side: ffmpeg needs a processor each."""
+
+    def write(take: Take) -> Path:
+        return take.music.save(folder / f"seed_{take.music.seed}{suffix}", mastering)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from zip(takes, pool.map(write, takes), strict=True)
+
+
 def keep_takes(
     takes: Sequence[Take], output: Path, mastering: Mastering, progress: Progress
 ) -> list[dict[str, Any]]:
@@ -134,8 +148,7 @@ def keep_takes(
     suffix = output.suffix if output.suffix.lower() in SOUND_SUFFIXES else ".m4a"
     progress("finishing", 0, len(takes))
     cards, rows = [], []
-    for number, take in enumerate(takes, 1):
-        path = take.music.save(folder / f"seed_{take.music.seed}{suffix}", mastering)
+    for number, (take, path) in enumerate(finished(takes, folder, suffix, mastering), 1):
         rows.append(
             {"seed": take.music.seed, "file": str(path), "rank": take.rank, "scores": dict(take.scores)}
         )

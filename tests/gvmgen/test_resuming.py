@@ -86,7 +86,7 @@ def test_a_damaged_part_is_made_again(tmp_path: Path, harm: str) -> None:
     path = tmp_path / "out.wav.part/part_1.done"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
-    path.write_bytes({"cut": content[:-2], "bit": content, "empty": b""}[harm])
+    path.write_bytes({"cut": bytes(content[:-2]), "bit": bytes(content), "empty": b""}[harm])
     with kept_beside(output, ABOUT, said) as kept:
         found = [counted(kept, f"part_{number}", number / 3, made_now) for number in range(3)]
     assert made_now == ["part_1"]

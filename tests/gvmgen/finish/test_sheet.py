@@ -36,7 +36,7 @@ def test_the_sheet_shows_every_take_and_finds_its_files(tmp_path: Path) -> None:
     assert "const start = 0.5" in page
     posters = re.findall(r'poster="data:image/jpeg;base64,([^"]*)"', page)
     assert len(posters) == 2
-    with av.open(io.BytesIO(base64.b64decode(posters[0])), format="mjpeg") as shown:
+    with av.open(io.BytesIO(base64.b64decode(posters[0])), "r", format="mjpeg") as shown:
         assert made.read_number(next(shown.decode(video=0)).to_ndarray(format="rgb24")) == 7  # at 0.7 s
     assert "<title>Takes for a &quot;b&quot; &amp; ü.mp4</title>" in page
     pictures = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]*)"', page)]
