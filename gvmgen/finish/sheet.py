@@ -7,6 +7,7 @@ import html
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,17 @@ def contact_sheet(path: Path, video: Path, start_s: float, duration_s: float, ca
 
     start_s: where in the video the music begins; duration_s: how long it is.
     """
-    poster = _poster(video, start_s + duration_s / 2)
+    link = _link(video, path.parent)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # ffmpeg draws, in processes of its own
+        poster = pool.submit(_poster, video, start_s + duration_s / 2)
+        drawn = list(pool.map(_pictures, cards))
+    articles = [
+        _card(card, link, poster.result(), pictures) for card, pictures in zip(cards, drawn, strict=True)
+    ]
     text = Template(_PAGE.read_text(encoding="utf-8")).substitute(
         title=html.escape(video.name),
         start=start_s,
-        cards="\n".join(_card(card, _link(video, path.parent), poster) for card in cards),
+        cards="\n".join(articles),
     )
     path.write_text(text, encoding="utf-8")
 
@@ -50,20 +57,23 @@ def _link(path: Path, folder: Path) -> str:
     return html.escape(quote(os.path.relpath(path, folder)))
 
 
-def _card(card: Card, video: str, poster: str) -> str:
+def _card(card: Card, video: str, poster: str, pictures: str) -> str:
     scores = "".join(
         f"<dt>{html.escape(name.replace('_', ' '))}</dt><dd>{'–' if value is None else value}</dd>"
         for name, value in card.scores.items()
-    )
-    pictures = "".join(
-        f'<img alt="{kind} of seed {card.seed}" src="data:image/png;base64,{_picture(card.path, filters)}">'
-        for kind, filters in (("waveform", _WAVEFORM), ("spectrogram", _SPECTROGRAM))
     )
     return (
         f"<article><h2>Seed {card.seed}</h2>"
         f'<video muted playsinline preload="metadata"{poster} src="{video}"></video>'
         f'<audio controls preload="metadata" src="{_link(card.path, card.path.parent)}"></audio>{pictures}'
         f"<dl><dt>mean place</dt><dd>{card.rank}</dd>{scores}</dl></article>"
+    )
+
+
+def _pictures(card: Card) -> str:
+    return "".join(
+        f'<img alt="{kind} of seed {card.seed}" src="data:image/png;base64,{_picture(card.path, filters)}">'
+        for kind, filters in (("waveform", _WAVEFORM), ("spectrogram", _SPECTROGRAM))
     )
 
 
