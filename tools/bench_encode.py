@@ -1,9 +1,12 @@
-"""Measure the encoders against their plain peers and against this machine's limits, side by side in one run.
+"""The encoders against their plain peers and against this machine's limits, side by side.
 
-Run: python tools/bench_encode.py [--json FILE] [--videos FOLDER] [clip] [frames] [encodec] [encode]
-Weights are random, of the real shapes; videos are made where no folder is named. The official way to read
-frames needs opencv-python-headless. `encode` writes its shards and its cache under --scratch: that disk is
-measured.
+    python tools/bench_encode.py [--json FILE] [--only clip,frames,encodec,pack,encode]
+
+Every round runs all contestants one after another, so that a busy machine slows them alike; ratios are
+medians over the rounds. Each part takes two to four minutes on two cores; --json adds to what the file holds
+already, so parts may run one at a time. Weights are random, of the real shapes; videos are made where none
+are named. The official way to read frames needs opencv-python-headless. `pack` and `encode` write under
+--scratch: that disk is measured.
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
@@ -37,13 +41,16 @@ from pipeline.cutting import CrawlConfig
 from pipeline.encode import CPU_BATCH, Encoders
 from pipeline.engines import Work, encode_shards
 from pipeline.folder import DataFolder, planned_frames
+from pipeline.plan import ShardPlan
 from pipeline.selection import EncodeConfig
 from shards.spec import SAMPLE_RATE
 
 CPU = torch.device("cpu")
 CLIP_FLOP = 382e9  # of ViT-L/14@336 for one frame, two for each multiplication with addition
+PEER_BATCHES = (1, 2, 4, 8)
 
 Figures = dict[str, float]
+Seconds = dict[str, list[float]]  # by contestant, a figure a round
 
 
 @dataclass(frozen=True)
@@ -53,53 +60,69 @@ class Sizes:
     clip: dict[str, Any]  # open_clip's description of the towers
     num_filters: int  # of EnCodec's first layer
     side: int  # of the matrices whose product is the machine's limit
-    music_s: float
+    music_s: int
     num_videos: int
     video_s: int
     height: int  # of a video's picture
+    rounds: int
 
-    def tower(self) -> open_clip.transformer.VisionTransformer:
+    def tower(self, **vision: Any) -> open_clip.transformer.VisionTransformer:
+        """The picture tower. vision: what differs in it."""
         torch.manual_seed(0)
-        return open_clip.CLIP(**deepcopy(self.clip)).visual.eval()
+        config = deepcopy(self.clip)
+        return open_clip.CLIP(**config | {"vision_cfg": config["vision_cfg"] | vision}).visual.eval()
 
     def codec(self) -> EncodecModel:
         torch.manual_seed(0)
-        codec = EncodecModel(codec_config(num_filters=self.num_filters)).eval()
-        draw_codebooks(codec, torch.Generator().manual_seed(0))
-        return codec
+        return EncodecModel(codec_config(num_filters=self.num_filters)).eval()
 
 
-def seconds(work: Callable[[], Any], rounds: int = 2) -> float:
-    """Median wall time of some runs, after one to warm up."""
-    work()
-    taken = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
+def in_turns(contestants: Mapping[str, Callable[[], object]], rounds: int) -> Seconds:
+    """Wall time of each in every round, after one to warm up."""
+    for work in contestants.values():
         work()
-        taken.append(time.perf_counter() - begin)
-    return median(taken)
+    taken: Seconds = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, work in contestants.items():
+            taken[name].append(seconds(work))
+    return taken
+
+
+def seconds(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def ratio(taken: Seconds, of: str, to: str) -> float:
+    """How many times as long `of` takes as `to` does: the median over the rounds."""
+    return median(a / b for a, b in zip(taken[of], taken[to], strict=True))
 
 
 @torch.inference_mode()
 def bench_clip(sizes: Sizes, videos: Sequence[Path], scratch: Path) -> Figures:
     """ViT-L/14@336 in bfloat16: ours, open_clip's own forward at its best batch, and the matrix rate."""
     plain = sizes.tower()
-    pixels = torch.randint(0, 256, (8, 3, 336, 336), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (CPU_BATCH, 3, 336, 336), dtype=torch.uint8)
     exact = VideoEncoder(deepcopy(plain), CPU, torch.float32).encode(pixels[:1]).float()
     ours = VideoEncoder(deepcopy(plain), CPU, torch.bfloat16)
     error = float((ours.encode(pixels[:1]).float() - exact).norm() / exact.norm())
     plain.to(torch.bfloat16)
     floats = pixels.to(torch.bfloat16) / 255
+    batch = min(PEER_BATCHES, key=lambda batch: seconds(lambda: plain(floats[:batch])) / batch)
     a, b = (torch.randn(sizes.side, sizes.side, dtype=torch.bfloat16) for _ in range(2))
-    peak = 2 * sizes.side**3 / seconds(lambda: a @ b)
-    rate = max(batch / seconds(lambda batch=batch: ours.encode(pixels[:batch])) for batch in (2, 8))
-    peer = max(batch / seconds(lambda batch=batch: plain(floats[:batch])) for batch in (1, 2, 4, 8))
+    taken = in_turns(
+        {"ours": lambda: ours.encode(pixels), "peer": lambda: plain(floats[:batch]), "matrix": lambda: a @ b},
+        sizes.rounds,
+    )
+    frames_a_product = 2 * sizes.side**3 / CLIP_FLOP  # as many frames are as much arithmetic
     return {
-        "machine.bf16.gflop_per_s": peak / 1e9,
-        "open_clip.bf16.frames_per_s": peer,
-        "clip.bf16.frames_per_s": rate,
-        "clip.bf16.limit_fraction": rate * CLIP_FLOP / peak,
-        "clip.bf16.vs_open_clip": rate / peer,
+        "machine.bf16.gflop_per_s": 2 * sizes.side**3 / median(taken["matrix"]) / 1e9,
+        "open_clip.bf16.batch": batch,
+        "open_clip.bf16.frames_per_s": batch / median(taken["peer"]),
+        "clip.bf16.frames_per_s": CPU_BATCH / median(taken["ours"]),
+        "clip.bf16.limit_fraction": ratio(taken, "matrix", "ours") * CPU_BATCH / frames_a_product,
+        "clip.bf16.vs_open_clip": ratio(taken, "peer", "ours") * CPU_BATCH / batch,
         "clip.bf16.relative_error": error,
     }
 
@@ -118,11 +141,15 @@ def bench_frames(sizes: Sizes, videos: Sequence[Path], scratch: Path) -> Figures
                 [ffmpeg_path(), "-v", "error", "-i", str(video), "-map", "0:v", "-f", "null", "-"], check=True
             )
 
-    taken = seconds(ours)
+    def official() -> None:
+        for video in videos:
+            _official_frames(video)
+
+    taken = in_turns({"ours": ours, "bare": bare, "official": official}, sizes.rounds)
     return {
-        "frames.videos_per_s": len(videos) / taken,
-        "frames.vs_official": seconds(lambda: [_official_frames(video) for video in videos]) / taken,
-        "frames.vs_ffmpeg": seconds(bare) / taken,
+        "frames.videos_per_s": len(videos) / median(taken["ours"]),
+        "frames.vs_official": ratio(taken, "official", "ours"),
+        "frames.vs_ffmpeg": ratio(taken, "bare", "ours"),
     }
 
 
@@ -149,57 +176,86 @@ def _official_frames(video: Path) -> list[Any]:
 def bench_encodec(sizes: Sizes, videos: Sequence[Path], scratch: Path) -> Figures:
     """Music through the codec: ours and transformers' own."""
     peer = sizes.codec()
+    draw_codebooks(peer, torch.Generator().manual_seed(0))
     music = random_music(sizes.music_s, torch.Generator().manual_seed(0))[0]  # [1, N]
-    plain_codes = peer.encode(music[:, None]).audio_codes[0]
-    plain_encode = seconds(lambda: peer.encode(music[:, None]))
-    plain_decode = seconds(lambda: peer.decode(plain_codes[None], [None]))
     codec = AudioCodec(peer)
+    plain_codes = peer.encode(music[:, None]).audio_codes[0]
     codes = codec.encode(music)
-    encode, decode = seconds(lambda: codec.encode(music)), seconds(lambda: codec.decode(codes))
+    taken = in_turns(
+        {
+            "encode": lambda: codec.encode(music),
+            "peer.encode": lambda: peer.encode(music[:, None]),
+            "decode": lambda: codec.decode(codes),
+            "peer.decode": lambda: peer.decode(codes[None], [None]),
+        },
+        sizes.rounds,
+    )
     duration_s = music.shape[-1] / SAMPLE_RATE
     return {
-        "encodec.encode_x_real_time": duration_s / encode,
-        "encodec.decode_x_real_time": duration_s / decode,
-        "encodec.vs_transformers": plain_encode / encode,
-        "encodec.decode_vs_transformers": plain_decode / decode,
+        "encodec.encode_x_real_time": duration_s / median(taken["encode"]),
+        "encodec.decode_x_real_time": duration_s / median(taken["decode"]),
+        "encodec.vs_transformers": ratio(taken, "peer.encode", "encode"),
+        "encodec.decode_vs_transformers": ratio(taken, "peer.decode", "decode"),
         "encodec.token_agreement": float((codes == plain_codes).float().mean()),
     }
 
 
-def bench_encode(sizes: Sizes, videos: Sequence[Path], scratch: Path) -> Figures:
-    """`encode` from videos to shards beside CLIP alone, then shards packed again beside a plain write."""
-    data = DataFolder(scratch / "data")
-    crawl(videos, data.manifest, CrawlConfig(num_shards=1, test_share=0.0))
-    rows = data.read_segments()
-    shards = list(data.freeze_plan(rows.values()).values())
-    encoders = Encoders(VideoEncoder(sizes.tower(), CPU, torch.bfloat16), AudioCodec(sizes.codec()))
-    pixels = torch.randint(0, 256, (CPU_BATCH, 3, 336, 336), dtype=torch.uint8)
-    clip_rate = CPU_BATCH / seconds(lambda: encoders.video.encode(pixels))
-    config = EncodeConfig(preset="small", device="cpu", cache="keep", feature_codec="fp16", force=True)
-
-    def encode() -> None:
-        list(encode_shards(shards, Work.of(data, rows, encoders, config)))
-
-    begin = time.perf_counter()
-    encode()
-    rate = planned_frames(shards) / (time.perf_counter() - begin)
-    packing = seconds(encode, rounds=5)  # all comes from the cache now
-    tars = list(data.shards.glob("*.tar"))
-    plain = seconds(lambda: [_write_plainly(tar, scratch / "plain") for tar in tars], rounds=5)
-    num_bytes = sum(tar.stat().st_size for tar in tars)
+def bench_pack(sizes: Sizes, videos: Sequence[Path], scratch: Path) -> Figures:
+    """Shards from the cache beside a plain write of their bytes. CLIP has one layer of its real width."""
+    encoders = Encoders(VideoEncoder(sizes.tower(layers=1), CPU, torch.bfloat16), AudioCodec(sizes.codec()))
+    shards, work = _planned(videos, scratch / "packed", encoders)
+    tars = work.shards.glob("*.tar")
+    list(encode_shards(shards, work))  # fills the cache
+    contents = [np.fromfile(tar, np.uint8).data for tar in tars]
+    taken = in_turns(
+        {
+            "pack": lambda: list(encode_shards(shards, work)),
+            "write": lambda: [_write_durably(scratch / "plain", content) for content in contents],
+        },
+        2 * sizes.rounds,
+    )
+    num_bytes = sum(content.nbytes for content in contents)
     return {
-        "encode.frames_per_s": rate,
-        "encode.clip_only.frames_per_s": clip_rate,
-        "encode.vs_clip_only": rate / clip_rate,
-        "pack.mb_per_s": num_bytes / packing / 1e6,
-        "disk.mb_per_s": num_bytes / plain / 1e6,
-        "pack.vs_disk": plain / packing,
+        "pack.mb_per_s": num_bytes / median(taken["pack"]) / 1e6,
+        "disk.mb_per_s": num_bytes / median(taken["write"]) / 1e6,
+        "pack.vs_disk": ratio(taken, "write", "pack"),
     }
 
 
-def _write_plainly(source: Path, path: Path) -> None:
-    """The same bytes from memory to the disk, in order, as fast as it takes them."""
-    content = np.fromfile(source, np.uint8).data
+def bench_encode(sizes: Sizes, videos: Sequence[Path], scratch: Path) -> Figures:
+    """`encode` from videos to shards, a video a round, between two turns of CLIP alone."""
+    encoders = Encoders(VideoEncoder(sizes.tower(), CPU, torch.bfloat16), AudioCodec(sizes.codec()))
+    pixels = torch.randint(0, 256, (CPU_BATCH, 3, 336, 336), dtype=torch.uint8)
+
+    def clip_only() -> float:
+        return CPU_BATCH / seconds(lambda: encoders.video.encode(pixels))
+
+    clip_only()
+    rates, plain_rates = [], [clip_only()]
+    for video in videos:
+        shards, work = _planned([video], scratch / video.stem, encoders)
+        taken_s = seconds(lambda shards=shards, work=work: list(encode_shards(shards, work)))
+        rates.append(planned_frames(shards) / taken_s)
+        plain_rates.append(clip_only())
+    between = [mean(pair) for pair in pairwise(plain_rates)]
+    return {
+        "encode.frames_per_s": median(rates),
+        "encode.clip_only.frames_per_s": median(plain_rates),
+        "encode.vs_clip_only": median(a / b for a, b in zip(rates, between, strict=True)),
+    }
+
+
+def _planned(videos: Sequence[Path], folder: Path, encoders: Encoders) -> tuple[list[ShardPlan], Work]:
+    """One shard of all these videos, and what making it needs."""
+    data = DataFolder(folder)
+    crawl(videos, data.manifest, CrawlConfig(num_shards=1, test_share=0.0))
+    rows = data.read_segments()
+    config = EncodeConfig(preset="small", device="cpu", cache="keep", feature_codec="fp16", force=True)
+    return list(data.freeze_plan(rows.values()).values()), Work.of(data, rows, encoders, config)
+
+
+def _write_durably(path: Path, content: memoryview) -> None:
+    """From memory to the disk, in order, as fast as it takes them."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -226,23 +282,32 @@ TINY_CLIP = {
     "text_cfg": {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1},
 }
 FULL = Sizes(
-    clip=open_clip.get_model_config(ENCODER_PRESETS["small"].clip_model),
+    clip=open_clip.get_model_config(ENCODER_PRESETS["small"].clip_model)
+    | {"text_cfg": TINY_CLIP["text_cfg"]},  # which no frame goes through
     num_filters=64,
     side=4096,
-    music_s=10,
+    music_s=30,
     num_videos=2,
     video_s=60,
     height=720,
+    rounds=3,
 )
-TINY = replace(FULL, clip=TINY_CLIP, num_filters=4, side=128, music_s=1, num_videos=1, video_s=6, height=180)
-BENCHES = {"clip": bench_clip, "frames": bench_frames, "encodec": bench_encodec, "encode": bench_encode}
+TINY = replace(FULL, clip=TINY_CLIP, num_filters=4, side=128, music_s=1, video_s=3, height=180, rounds=1)
+BENCHES = {
+    "clip": bench_clip,
+    "frames": bench_frames,
+    "encodec": bench_encodec,
+    "pack": bench_pack,
+    "encode": bench_encode,
+}
+WITH_VIDEOS = {"frames", "pack", "encode"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{', '.join(BENCHES)}; all by default")
+    parser.add_argument("--only", default=",".join(BENCHES), help="parts to run, with commas between them")
     parser.add_argument("--videos", type=Path, help="folder of .mp4 to read; made where none is named")
     parser.add_argument("--scratch", type=Path, help="folder on the disk to measure")
     parser.add_argument(
@@ -250,24 +315,29 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
+    parts = options.only.split(",")
+    if unknown := set(parts) - set(BENCHES):
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
     sizes = TINY if options.tiny else FULL
-    figures: Figures = {}
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        scratch = Path(folder)
-        videos = (
-            sorted(options.videos.glob("*.mp4"))[:4]
-            if options.videos
-            else make_videos(scratch / "videos", sizes)
-        )
-        if not videos:
+        videos = find_videos(options.videos, Path(folder) / "videos", sizes) if WITH_VIDEOS & {*parts} else []
+        if not videos and WITH_VIDEOS & {*parts}:
             parser.error(f"no .mp4 in {options.videos}")
-        for name in options.what or BENCHES:
-            found = BENCHES[name](sizes, videos, scratch)
-            for key, value in found.items():  # each as soon as it is known
+        for part in parts:
+            figures = BENCHES[part](sizes, videos, Path(folder))
+            for key, value in figures.items():  # each as soon as it is known
                 print(f"{key:34} {value:10.3f}", flush=True)
-            figures |= found
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+            if options.json:
+                add_figures(options.json, figures)
+
+
+def find_videos(named: Path | None, made: Path, sizes: Sizes) -> list[Path]:
+    return make_videos(made, sizes) if named is None else sorted(named.glob("*.mp4"))[: sizes.num_videos]
+
+
+def add_figures(path: Path, figures: Figures) -> None:
+    former = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(former | figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":
