@@ -118,7 +118,8 @@ def bench_cache(preset: str, changes: dict[str, Any], seconds: int, rounds: int)
 def bench_audiocraft(changes: dict[str, Any], seconds: int, rounds: int) -> Figures:
     """Steps of `small` with our decoder and with audiocraft's, each in a process of its own, in turn."""
     config = ModelConfig.from_json(model_config("small").to_json() | changes)
-    ours, theirs = ([] for _ in range(2))
+    ours: list[tuple[float, float]] = []
+    theirs: list[tuple[float, float]] = []
     for _ in range(rounds):
         ours.append(in_new_process(step_with_our_decoder, config, seconds))
         theirs.append(in_new_process(step_with_audiocraft, config, seconds))
