@@ -79,9 +79,9 @@ def main(
         "loop": lambda: bench_loop(changes),
         "loader": lambda: bench_loader(samples, rounds),
     }
+    if unknown := set(parts.split(",")) - set(benches):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: unknown; known: {', '.join(PARTS)}")
     for part in parts.split(","):
-        if part not in benches:
-            raise typer.BadParameter(f"{part!r} is unknown; known: {', '.join(PARTS)}")
         figures = benches[part]()
         for name, value in figures.items():
             typer.echo(f"{name:36} {value:10.4g}")
