@@ -6,7 +6,8 @@ memory, R rows of an engine (2 B under guidance: the rows that see the video, th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -155,7 +156,8 @@ def sample_codes(
     inputs = torch.nn.functional.pad(delayed[:, :, :first], (1, 0), value=pad_id)
     logits = engine.prefill(inputs.repeat(rows, 1, 1))
     for step in range(first, num_steps):
-        chosen = choose(guide(logits, sampling.guidance), sampling, draws[:, step])
+        with one_thread():
+            chosen = choose(guide(logits, sampling.guidance), sampling, draws[:, step])
         known = delayed[:, :, step]
         delayed[:, :, step] = torch.where(known == UNFILLED, chosen, known)
         if step + 1 < num_steps:
@@ -163,6 +165,21 @@ def sample_codes(
         if progress is not None:
             progress(step + 1, num_steps)
     return undelay(delayed)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes on the calling thread alone.
+
+    Its helpers spin on for milliseconds after a shared operation, however small; the compiled decoder's
+    threads, which come next, need their cores: a softmax of 1,000 numbers cost a step half its speed.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def unfilled_steps(prompt: Tensor, num_code_frames: int, pad_id: int, pad_tail: bool) -> Tensor:

@@ -216,8 +216,8 @@ def bench_memory(size: str) -> float:
         return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-COMPOSE = """
-import resource, sys
+COMPOSE = r"""
+import re, sys
 from pathlib import Path
 import torch
 from gvmgen.checkpoint import load_model
@@ -233,7 +233,9 @@ def make_engine(conditions, _):
 generate_codes(network, torch.randn(1, int(sys.argv[2]), network.config.dim), 8, SamplingConfig(), [0],
                make_engine=make_engine)
 held = sum(t.nbytes for t in [*packed.kept, *engines[0].kept])
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - held) / 1e6)
+# ru_maxrss would begin with the parent's
+peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+print((peak * 1024 - held) / 1e6)
 """
 
 

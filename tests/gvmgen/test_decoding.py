@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -202,3 +203,28 @@ def test_narrow_sampling_is_greedy(sampling: SamplingConfig) -> None:
 def test_impossible_sampling_is_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         SamplingConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_only_the_networks_own_steps_wake_pytorchs_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A code is chosen on the calling thread; the network then has all of its threads again."""
+    seen: dict[str, set[int]] = {"choose": set(), "step": set()}
+
+    def watched(logits: Tensor, *rest: Any) -> Tensor:
+        seen["choose"].add(torch.get_num_threads())
+        return choose(logits, *rest)
+
+    class Engine(PlainEngine):
+        def step(self, codes: Tensor) -> Tensor:
+            seen["step"].add(torch.get_num_threads())
+            return super().step(codes)
+
+    network, before = make_network(), torch.get_num_threads()
+    monkeypatch.setattr("gvmgen.decoding.choose", watched)
+    torch.set_num_threads(3)
+    try:
+        generate_codes(
+            network, make_conditions(network, 1), 4, FREE, seeds=[0], make_engine=partial(Engine, network)
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {"choose": {1}, "step": {3}}
