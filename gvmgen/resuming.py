@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -64,16 +63,14 @@ class Kept(Unkept):
         except FileNotFoundError:
             return None
         digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-        try:
-            if hashlib.sha256(body).digest() == digest:
-                return load(body)
-        except SafetensorError:
-            pass
+        if hashlib.sha256(body).digest() == digest:
+            return load(body)
         self.say(f"{path}: is damaged and made again")
         return None
 
     def _write(self, path: Path, tensors: Tensors) -> None:
         body = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+        self.folder.mkdir(exist_ok=True)  # another process at the same output may have ended and tidied up
         with whole_file(path) as aside:
             aside.write_bytes(hashlib.sha256(body).digest() + body)
 
@@ -109,8 +106,6 @@ def _settle(kept: Kept, about: Mapping[str, Any], fresh: bool) -> None:
     elif kept.num_done:
         kept.say(f"going on from {folder}; --fresh begins anew")
     folder.mkdir(exist_ok=True)
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink()
     if not record.exists():
         with whole_file(record) as aside:
             aside.write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -121,8 +116,8 @@ def _differences(folder: Path, about: Mapping[str, Any]) -> list[str]:
     if not folder.exists() or not any(folder.iterdir()):
         return []
     try:
-        found = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = dict(json.loads((folder / ABOUT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         if _is_ours(folder):
             return [f"no {ABOUT}"]
         raise ValueError(f"{folder}: is in the way; move it, or give another output") from error
