@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from gvmgen.decoding import DecodingEngine, PlainEngine
+from gvmgen.decoding import DecodingEngine, PlainEngine, one_thread
 from gvmgen.fast.build import BuildError
 from gvmgen.fast.engine import PackedDecoder, Precision, unsupported
 from gvmgen.model import GVMGen
@@ -26,17 +26,11 @@ class Engines:
 
     make: Callable[[Tensor, int], DecodingEngine]
     description: str
-    num_threads: int | None = None  # of PyTorch while composing; None: as many as it has
+    in_one_thread: bool = False  # PyTorch is quickest so
 
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def at_work(self) -> AbstractContextManager[None]:
         """Within, PyTorch has the threads that suit the engine."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.num_threads or before)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        return one_thread() if self.in_one_thread else nullcontext()
 
 
 def choose_engines(model: GVMGen, precision: str = "auto") -> Engines:
@@ -76,8 +70,8 @@ def plain_engines(model: GVMGen, precision: str, reason: str) -> Engines:
     on_cpu = model.decoder.heads.weight.device.type == "cpu"
     wanted = precision if precision != "auto" else "fp32" if on_cpu else "bf16"
     model.decoder.to(torch.float32 if wanted == "fp32" else torch.bfloat16)
-    num_threads = 1 if on_cpu and decoder_size(model) < LITTLE else None
-    return Engines(partial(PlainEngine, model), f"{wanted}, PyTorch ({reason})", num_threads)
+    is_little = on_cpu and decoder_size(model) < LITTLE
+    return Engines(partial(PlainEngine, model), f"{wanted}, PyTorch ({reason})", is_little)
 
 
 def decoder_size(model: GVMGen) -> int:

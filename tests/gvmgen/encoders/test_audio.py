@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import EncodecModel
+from transformers import EncodecConfig, EncodecModel
 
 from gvmgen.encoders import audio
 from gvmgen.encoders.audio import AudioCodec
+from gvmgen.encoders.encodec import EncodecSettings
 from gvmgen.encoders.presets import EncoderConfig
 from shards.spec import num_code_frames
 from tools.pocket.init_untrained import codec_config, draw_codebooks, random_music
@@ -53,15 +56,15 @@ def music() -> Tensor:
     return random_music(12, torch.Generator().manual_seed(1))[0, :, :352_320]
 
 
-def test_codes_and_waveform_equal_transformers_own(
-    codec: AudioCodec, model: EncodecModel, music: Tensor
-) -> None:
 def agreement(codes: Tensor, wanted: Tensor) -> float:
     """Share of equal codes: sums in another order turn a rare tie, and then the codebooks that follow it."""
     assert codes.shape == wanted.shape
     return float((codes == wanted).float().mean())
 
 
+def test_codes_and_waveform_equal_transformers_own(
+    codec: AudioCodec, model: EncodecModel, music: Tensor
+) -> None:
     with torch.inference_mode():
         codes = model.encode(music[:, None]).audio_codes[0]
         waveform = model.decode(codes[None], [None]).audio_values[:, 0]
@@ -113,6 +116,33 @@ def test_a_codec_of_another_rate_is_refused() -> None:
     settings.sampling_rate = 24_000
     with pytest.raises(ValueError, match=r"24000.*32000"):
         AudioCodec(EncodecModel(settings))
+
+
+def test_settings_that_a_file_leaves_out_are_transformers_own() -> None:
+    theirs = EncodecConfig().to_dict() | {"codebook_dim": None}  # which stands for the hidden size
+    ours = json.loads(json.dumps(asdict(EncodecSettings())))  # lists for tuples, as in a file
+    assert ours == {name: theirs[name] for name in ours}
+
+
+@pytest.mark.parametrize("change", [{"use_causal_conv": True}, {"norm_type": "time_group_norm"}])
+def test_a_network_that_is_not_computed_here_is_refused(folder: Path, change: dict[str, Any]) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    with pytest.raises(ValueError, match=next(iter(change))):
+        EncodecSettings.read(values | change)
+
+
+def test_weights_in_an_older_form_are_the_same_codec(folder: Path, codec: AudioCodec, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    torch.save(load_peer(folder).state_dict(), tmp_path / "pytorch_model.bin")
+    assert AudioCodec.load(config(tmp_path)).fingerprint == codec.fingerprint
+
+
+def test_weights_that_do_not_fit_their_settings_are_named(folder: Path, tmp_path: Path) -> None:
+    values = json.loads((folder / "config.json").read_text()) | {"num_filters": 8}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"(?s)size mismatch.*encoder\.layers\.0\.conv"):
+        AudioCodec.load(config(tmp_path))
 
 
 def test_a_folder_without_weights_is_missing_weights(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gvmgen.encoders import hub, video
 from gvmgen.encoders.presets import ENCODER_PRESETS, EncoderConfig, MissingWeightsError
+from gvmgen.encoders.tower import OPENAI_MEAN, OPENAI_STD, Tower
 from gvmgen.encoders.video import VideoEncoder
 from tools.pocket.init_untrained import CLIP_CONFIG
 
@@ -167,6 +168,24 @@ def test_layers_that_our_forward_would_skip_a_part_of_are_refused(
     model["vision_cfg"] |= settings
     with pytest.raises(ValueError, match=rf"differ from CLIP's in.*{part}"):
         VideoEncoder(open_clip.CLIP(**model).visual, CPU, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"norm_kwargs": {"eps": 1e-6}}, {"timm_model_name": "vit_base"}, {"no_ln_pre": True}]
+)
+def test_settings_that_our_forward_would_ignore_are_refused(settings: dict[str, Any]) -> None:
+    model = small_settings()
+    model["vision_cfg"] |= settings
+    with pytest.raises(ValueError, match=f"differ from CLIP's in {next(iter(settings))}"):
+        Tower.described(model)
+
+
+def test_the_input_of_the_first_block_is_open_clips_to_the_last_bit() -> None:
+    pixels = torch.randn(2, 3, 336, 336, generator=torch.Generator().manual_seed(0))
+    theirs = small_clip().visual
+    with torch.inference_mode():
+        assert torch.equal(Tower.of(theirs).embed(pixels), theirs._embeds(pixels))
+    assert (OPENAI_MEAN, OPENAI_STD) == (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
 
 
 def test_the_name_without_quickgelu_is_refused() -> None:
