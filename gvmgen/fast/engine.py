@@ -111,21 +111,25 @@ class PackedDecoder:
         """Pack matrices of one shape. `parts` projections in a row become neighbours head by head."""
         outputs, inputs = linears[0].weight.shape
         words = large_empty(len(linears), outputs * inputs, dtype=DTYPES[self.precision])
-        self.kept.append(words)
+        # the scales in one piece: crumbs that stay between what packing frees would break up the heap
+        scales = torch.empty(len(linears), outputs)
+        self.kept += [words, scales]
         if every_step:
             self.read.append(words)
-        return [self._matrix(linear, parts, space) for linear, space in zip(linears, words, strict=True)]
+        spaces = zip(linears, words, scales, strict=True)
+        return [self._matrix(linear, parts, *space) for linear, *space in spaces]
 
-    def _matrix(self, linear: nn.Linear, parts: int, space: Tensor) -> abi.Matrix:
+    def _matrix(self, linear: nn.Linear, parts: int, words: Tensor, scales: Tensor) -> abi.Matrix:
         outputs, inputs = linear.weight.shape
         weight = linear.weight.unflatten(0, (parts, -1, BLOCK)).transpose(0, 1).flatten(0, 2)
-        blocks, scales = packed(weight, self.precision)
-        space.view(blocks.shape).copy_(blocks)
+        blocks, row_scales = packed(weight, self.precision)
+        words.view(blocks.shape).copy_(blocks)
+        if row_scales is not None:
+            scales.copy_(row_scales)
         if self.release:
             abi.load().let_go(linear.weight.data_ptr(), linear.weight.nbytes)
             linear.weight.data = linear.weight.new_empty(0)
-        scales_at = None if scales is None else self._address(scales)
-        return abi.Matrix(words=space.data_ptr(), scales=scales_at, outputs=outputs, inputs=inputs)
+        return abi.Matrix(words=words.data_ptr(), scales=scales.data_ptr(), outputs=outputs, inputs=inputs)
 
     def _norm(self, norm: nn.LayerNorm) -> abi.Norm:
         return abi.Norm(weight=self._address(norm.weight), bias=self._address(norm.bias))
