@@ -10,8 +10,8 @@ loads a model and composes takes at most beyond its packed weights and caches, w
 
 Weights are random, of the real sizes; `--model` names trained ones for the quality of int8 on `--data`.
 audiocraft and transformers compute the same shape; where one is not installed, or memory does not hold a
-part, its figures are left out, with the reason. Each part says how long it took: on two cores `small` takes
-about 5 minutes, `large` about 15, nearly all of it for the peers (`--no-peers`: 2 and 5).
+part, its figures are left out, with the reason. Each part says how long it took: on two cores `small` took
+5 minutes, 3 of them for the peers (`--no-peers`); a step of `large` reads four times as much.
 """
 
 from __future__ import annotations
