@@ -225,6 +225,13 @@ def test_a_file_says_where_its_music_comes_from(composer: Composer, video: Path,
     assert said["weights_licence"] == "not known"
 
 
+def test_a_models_own_sampling_counts_where_nothing_else_is_chosen(composer: Composer, video: Path) -> None:
+    info = replace(composer.info, sampling={"guidance": 6.0, "top_k": 10})
+    other = Composer(composer.model, info, composer.video, composer.codec, composer.engines, "other")
+    assert other.sampling(top_k=50) == SamplingConfig(guidance=6.0, top_k=50)
+    assert other.score(video).tags["settings"]["guidance"] == 6.0
+
+
 @pytest.mark.parametrize(
     ("change", "warning"),
     [

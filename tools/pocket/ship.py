@@ -23,7 +23,7 @@ from gvmgen.encoders.presets import POCKET_DIR
 from gvmgen.evaluation.evaluator import load_evaluator, save_evaluator
 
 LICENCE = "Apache-2.0"
-SAMPLING = {"guidance": 6.0}  # tools/pocket/README.md, "Guidance"
+SAMPLING = {"guidance": 8.0}  # tools/pocket/README.md, "Guidance"
 PROVENANCE = {
     "data": "synthetic pairs of video and music made by tools/pocket/corpus.py; nothing else",
     "instruments": "FluidR3 General MIDI sound font (MIT), through FluidSynth",
