@@ -1,4 +1,4 @@
-"""A real S3 server: moto's, a process of its own on loopback, which forgets all when it ends."""
+"""Real S3 and GCS servers, processes of their own on loopback, which forget all when they end."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Store:
 
     def restart(self) -> None:
         """At the same address, empty but for the bucket."""
-        self.process = _start(self.port)
+        self.process = _start(_s3_command(self.port), self.port)
         make_bucket()
 
 
@@ -49,9 +49,8 @@ def serving_s3() -> Iterator[Store]:
     """A server with an empty bucket; this process's environment leads to it."""
     s3fs = pytest.importorskip("s3fs", reason="needs the extra: pip install 'gvmgen[remote]'")
     pytest.importorskip("moto", reason="needs the development tools: pip install 'gvmgen[dev]'")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    store = Store(port, _start(port))
+    port = _free_port()
+    store = Store(port, _start(_s3_command(port), port))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in store.environ.items():
             patch.setenv(name, value)
@@ -70,8 +69,35 @@ def make_bucket() -> None:
     s3fs.S3FileSystem().mkdir(BUCKET)
 
 
-def _start(port: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+@contextmanager
+def serving_gcs() -> Iterator[None]:
+    """A Google Cloud Storage server with an empty bucket; this process's environment leads to it."""
+    gcsfs = pytest.importorskip("gcsfs", reason="needs the extra: pip install 'gvmgen[remote]'")
+    pytest.importorskip("gcp_storage_emulator", reason="needs the tools: pip install 'gvmgen[dev]'")
+    port = _free_port()
+    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1", "--in-memory"]
+    process = _start([*command, "--port", str(port), "--default-bucket", BUCKET], port)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        gcsfs.GCSFileSystem.clear_instance_cache()
+        try:
+            yield
+        finally:
+            process.kill()
+            process.wait()
+            gcsfs.GCSFileSystem.clear_instance_cache()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def _s3_command(port: int) -> list[str]:
+    return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+
+
+def _start(command: list[str], port: int) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ}
     )
@@ -83,4 +109,4 @@ def _start(port: int) -> subprocess.Popen[bytes]:
             time.sleep(0.05)
         else:
             return process
-    raise AssertionError("the S3 server did not start")
+    raise AssertionError(f"{command[2]} did not start")
