@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gvmgen.encoders.tower import Block, QuickGELU
 
-CHUNK = 2  # frames at a time: what passes between two products stays in the processor's cache
+CHUNK = 4  # frames at a time: what passes between two products stays in the processor's cache
 _QUICK_GELU = (
     1.702  # QuickGELU(x) = x sigmoid(1.702 x) = SiLU(1.702 x) / 1.702; the factors go into the weights
 )
