@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import platform
 import resource
 import sys
 from pathlib import Path
@@ -27,7 +25,6 @@ from shards.reader import ShardSet
 from shards.remote import shards_of
 from shards.spec import Fingerprint, fingerprint_differences
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 MUSICGEN_LICENCE = "CC-BY-NC-4.0, as MusicGen's weights that it was trained from"
 
 
@@ -65,23 +62,9 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         mixed_precision=precision, log_with=chosen_tracker(config.tracker), project_dir=config.run_folder
     )
     check_launch(accelerator)
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
-        if accelerator.num_processes == 1 and is_launched():
-            torch.set_num_threads(num_cores())  # `accelerate launch` set it to one
+    if accelerator.device.type == "cpu" and accelerator.num_processes == 1 and is_launched():
+        torch.set_num_threads(num_cores())  # `accelerate launch` set it to one
     return accelerator
-
-
-def keep_freed_memory() -> None:
-    """Have one step's activations and gradients lie where the last one's did.
-
-    The C library would hand them back and fetch fresh pages, which the system clears: a tenth of a step.
-    Others than glibc do as they do.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
 def check_launch(accelerator: Accelerator) -> None:

@@ -11,7 +11,7 @@ A part takes two to five minutes on two cores and up to 18 GB; --json adds what 
 the parts may run one by one. Weights and data are random, of the real shapes, one segment of 30 s a step, in
 bfloat16. Rivals run in turn in each round, so that a busy machine slows them alike. `large` has bfloat16
 weights and no optimiser, as more does not fit this machine: its step is forward, backward and clipping.
-audiocraft's decoder has MusicGen's own settings, and PyTorch's as they come.
+audiocraft's decoder has MusicGen's own settings.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ from gvmgen.encoders.presets import ENCODER_PRESETS
 from gvmgen.encoders.video import VideoEncoder
 from gvmgen.flops import forward_flops, matrix_rate
 from gvmgen.model import GVMGen, code_loss
-from gvmgen.start import keep_freed_memory
 from shards.reader import ShardSet
 from shards.spec import CODE_RATE, NUM_PATCHES
 
@@ -70,7 +69,6 @@ def main(
     tiny: Annotated[bool, typer.Option("--tiny", help="Tiny networks: does the benchmark run?")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Add flat keys to this file.")] = None,
 ) -> None:
-    keep_freed_memory()  # as the trainer
     changes: dict[str, Any] = TINY_SIZES if tiny else {}
     benches: dict[str, Callable[[], Figures]] = {
         "small": lambda: bench_cache("small", changes, seconds, rounds),
@@ -145,8 +143,7 @@ def in_new_process(function: Callable[..., Any], *arguments: object) -> Any:
 
 
 def step_with_our_decoder(config: ModelConfig, seconds: int) -> tuple[float, float]:
-    """Seconds of a step, and FLOP/s of matrix products beside it; set up as the trainer."""
-    keep_freed_memory()
+    """Seconds of a step, and FLOP/s of matrix products beside it."""
     network = GVMGen(config).train()
     return second_step(step_of(network, our_loss(network)), config, seconds)
 
@@ -243,6 +240,7 @@ def audiocraft_lm(config: ModelConfig) -> tuple[nn.Module, Callable[[Tensor, Ten
         bias_attn=False,
         causal=True,
         memory_efficient=True,  # as MusicGen's own configuration
+        dropout=config.dropout,
         positional_embedding="sin",
         activation="gelu",
     ).train()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
-import resource
 import shutil
 import signal
 import subprocess
@@ -27,7 +25,7 @@ from gvmgen.checkpoint import read_config
 from gvmgen.config import TrainConfig
 from gvmgen.data import permutation
 from gvmgen.runs import RunFolder
-from gvmgen.start import check_launch, keep_freed_memory
+from gvmgen.start import check_launch
 from gvmgen.train import train
 from shards.reader import ShardSet
 from shards.spec import ShardError
@@ -188,18 +186,6 @@ def test_a_launch_that_checkpoints_could_not_hold_is_refused(kind: DistributedTy
     accelerator: Any = SimpleNamespace(distributed_type=kind, is_fsdp2=False)
     with pytest.raises(ValueError, match=named):
         check_launch(accelerator)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory as they like")
-def test_freed_memory_is_there_for_the_next_step() -> None:
-    def pages_fetched() -> int:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.ones(2**24)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-    keep_freed_memory()
-    pages_fetched()
-    assert pages_fetched() < 1000, "of 16384"
 
 
 def test_two_processes_cannot_train_in_one_folder(data: Path, tmp_path: Path) -> None:
