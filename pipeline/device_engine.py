@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property
+from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.queues import Queue
 from typing import Any, TypeVar
@@ -54,13 +55,14 @@ class DeviceEngine(WorkerEngine):
     def fingerprint(self) -> dict[str, Any]:
         return self._result(self._workers.submit(_fingerprint, self.config), "the first shard")
 
-    def run_all(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Done]]:
-        waiting = list(reversed(jobs))
+    def run_all(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Done]]:
+        waiting = iter(jobs)
         running: dict[Future[Done], Job] = {}
-        while waiting or running:
-            while waiting and len(running) < JOBS_AHEAD * self._num_workers:
-                job = waiting.pop()
+        while True:
+            for job in islice(waiting, JOBS_AHEAD * self._num_workers - len(running)):
                 running[self._workers.submit(_run, job)] = job
+            if not running:
+                return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 job = running.pop(future)
                 yield job, self._result(future, f"shard {job.shard.shard}")

@@ -84,12 +84,12 @@ def _recorded(data: DataFolder) -> Int8Codec | None:
 def _largest(data: DataFolder, rows: Mapping[str, Segment], encoders: Encoders) -> np.ndarray:
     """The largest magnitude of each channel, float [D], over segments drawn by hash; unreadable ones count
     for nothing. Raises ValueError where none can be read."""
-    drawn = sorted(rows.values(), key=lambda segment: hash_fraction(f"scales {segment.key}"))
+    drawn = sorted(rows, key=lambda key: hash_fraction(f"scales {key}"))
     largest: list[np.ndarray] = []
     problem = None
-    for segment in drawn:
+    for key in drawn:
         try:
-            largest.append(_largest_of(data, segment, encoders))
+            largest.append(_largest_of(data, rows[key], encoders))
         except SegmentError as error:
             problem = error
         if len(largest) == NUM_SEGMENTS:

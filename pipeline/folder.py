@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.manifest import MANIFEST_NAME, Segment, read_manifest
+from pipeline.manifest import MANIFEST_NAME, Segment
 from pipeline.parallel import ordered_map
 from pipeline.plan import PLAN_NAME, FinishedShard, Plan, ShardPlan, freeze, held, read_plan, write_plan
+from pipeline.rows import ManifestRows
 from shards.reader import record_files
 from shards.record import ShardRecord
 from shards.remote import POINTER_NAME, located, shards_of
@@ -89,9 +90,9 @@ class DataFolder:
         """`record` of each, in order. An object store answers many questions as fast as one."""
         yield from ordered_map(self.record, shards, NUM_LOADERS)
 
-    def read_segments(self) -> dict[str, Segment]:
+    def read_segments(self) -> ManifestRows:
         """The manifest by key."""
-        return {segment.key: segment for segment in read_manifest(self.manifest)}
+        return ManifestRows(self.manifest)
 
     def freeze_plan(self, segments: Iterable[Segment], forced: str = "") -> Plan:
         """The plan that covers these segments, written down.

@@ -58,14 +58,14 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a file, one at a time. Raises ValueError that names the line that is no JSON object."""
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
-            yield _to_row(line, f"{path}: line {number}")
+            yield to_row(line, f"{path}: line {number}")
 
 
 def read_some_rows(path: Path, numbers: Collection[int]) -> dict[int, dict[str, Any]]:
     """The rows of these numbers, which count from 0; the others are not parsed."""
     with path.open(encoding="utf-8") as file:
         chosen = ((number, line) for number, line in enumerate(file) if number in numbers)
-        return {number: _to_row(line, f"{path}: line {number + 1}") for number, line in chosen}
+        return {number: to_row(line, f"{path}: line {number + 1}") for number, line in chosen}
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
@@ -76,7 +76,8 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
         return
 
 
-def _to_row(line: str, where: str) -> dict[str, Any]:
+def to_row(line: str | bytes, where: str) -> dict[str, Any]:
+    """A line's row. Raises ValueError that opens with `where`."""
     try:
         row = json.loads(line)
     except ValueError as error:

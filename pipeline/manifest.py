@@ -93,7 +93,11 @@ def shard_of(key: str, num_shards: int) -> int:
 
 def frames_of(segment: Segment) -> range:
     """The source's frames that the segment shows, numbered by their seconds from the source's start."""
-    return range(segment.start_s, segment.start_s + num_frames(segment.duration_s))
+    return spanned_frames(segment.start_s, segment.duration_s)
+
+
+def spanned_frames(start_s: int, duration_s: float) -> range:
+    return range(start_s, start_s + num_frames(duration_s))
 
 
 def write_manifest(path: Path, segments: Iterable[Segment]) -> None:

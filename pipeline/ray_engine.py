@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any, NoReturn
 
 from pipeline.folder import DataFolder
@@ -43,15 +44,17 @@ class RayEngine(WorkerEngine):
         """What the workers' encoders are; they stay loaded for the first jobs."""
         return self._result(self._task(worker_fingerprint).remote(self.config), "the first task")
 
-    def run_all(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Done]]:
+    def run_all(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Done]]:
         """The jobs' results as they come; a bounded number is handed out at a time."""
-        waiting = list(reversed(jobs))
+        waiting = iter(jobs)
         running: dict[Any, Job] = {}
         task = self._task(run_job)
-        while waiting or running:
-            while waiting and len(running) < max(1, TASKS_AHEAD * self._num_slots()):
-                job = waiting.pop()
+        while True:
+            room = max(1, TASKS_AHEAD * self._num_slots()) - len(running)
+            for job in islice(waiting, max(0, room)):
                 running[task.remote(job)] = job
+            if not running:
+                return
             finished, _ = self._ray.wait(list(running))
             for reference in finished:
                 job = running.pop(reference)

@@ -34,7 +34,7 @@ class ReadAhead:
         while True:
             self._fill()
             found, media = self._waiting.popleft()
-            if found is segment:
+            if found.key == segment.key:
                 self._fill()
                 return media.result()
             media.cancel()

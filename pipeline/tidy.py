@@ -10,7 +10,7 @@ from typing import Literal
 
 from pipeline.cache import FeatureCache
 from pipeline.code_cache import CodeCache
-from pipeline.manifest import Segment, frames_of
+from pipeline.manifest import Segment, frames_of, spanned_frames
 from pipeline.plan import Plan, ShardPlan
 
 CacheMode = Literal["off", "keep", "until-packed"]
@@ -41,16 +41,17 @@ class Tidier:
     def _awaited(self, segment: Segment, complete: Collection[int]) -> set[int]:
         """Frames of the segment's source that incomplete shards need."""
         frames: set[int] = set()
-        for shard, other in self._by_source[segment.source_sha256]:
+        for shard, planned in self._by_source[segment.source_sha256]:
             if shard not in complete:
-                frames.update(frames_of(other))
+                frames.update(planned)
         return frames
 
     @cached_property
-    def _by_source(self) -> Mapping[str, list[tuple[int, Segment]]]:
+    def _by_source(self) -> Mapping[str, list[tuple[int, range]]]:
+        """(shard, frames) of all planned segments, by their source."""
         planned = defaultdict(list)
         for shard in self.plan.values():
-            for key in shard.keys:
-                if key in self.rows:
-                    planned[self.rows[key].source_sha256].append((shard.shard, self.rows[key]))
+            for segment in shard.segments:
+                frames = spanned_frames(segment["start_s"], segment["duration_s"])
+                planned[segment["source_sha256"]].append((shard.shard, frames))
         return planned

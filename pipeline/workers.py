@@ -6,7 +6,7 @@ A worker needs this package, the data folder and the sources; what it makes does
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
@@ -56,7 +56,7 @@ class WorkerEngine:
         self.rows, self.config = rows, config
         self.progress = Progress()
 
-    def run_all(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Done]]:
+    def run_all(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Done]]:
         """Each job with what became of it, in no order."""
         raise NotImplementedError
 
@@ -64,7 +64,7 @@ class WorkerEngine:
         """Records of the shards as they are made. One that is held elsewhere has a second try at the end:
         its holder may be a worker that was just killed."""
         recorded = self.data.recorded()
-        jobs = [self._job(shard, is_new=shard.shard not in recorded) for shard in todo]
+        jobs = (self._job(shard, is_new=shard.shard not in recorded) for shard in todo)
         busy: list[Job] = []
         for job, done in self.run_all(jobs):
             if done.record is None:
