@@ -22,7 +22,8 @@ from gvmgen.evaluation.motion import GRID_RATE, Motion, measure_motion
 from gvmgen.evaluation.sound import measure_course
 from gvmgen.finish.mastering import SOUND_SUFFIXES, Mastering
 from gvmgen.finish.sheet import Card, contact_sheet
-from gvmgen.generate import Music, Progress
+from gvmgen.generate import Music
+from gvmgen.windows import Progress
 from shards.spec import SAMPLE_RATE
 
 STRETCH_S = 300  # a long piece is measured in stretches, as memory grows with what is measured at once

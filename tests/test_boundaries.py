@@ -55,7 +55,12 @@ def may_import(importer: str, imported: str) -> bool:
         return is_in(imported, "gvmgen.encoders", "shards")
     if is_in(imported, "gvmgen.encoders"):
         return imported in TORCH_FREE_ENCODERS or is_in(
-            importer, "gvmgen.generate", "gvmgen.finish", "gvmgen.evaluation", "gvmgen.studio"
+            importer,
+            "gvmgen.generate",
+            "gvmgen.windows",
+            "gvmgen.finish",
+            "gvmgen.evaluation",
+            "gvmgen.studio",
         )
     return is_in(imported, "gvmgen", "shards")
 

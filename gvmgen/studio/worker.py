@@ -21,9 +21,10 @@ from gvmgen.finish.ffmpeg import encode
 from gvmgen.jobs import Job
 
 if TYPE_CHECKING:
-    from gvmgen.generate import Composer, Music, Progress
+    from gvmgen.generate import Composer, Music
     from gvmgen.judge import Judge
     from gvmgen.takes import Take
+    from gvmgen.windows import Progress
 
 NUM_PEAKS = 240
 _EVERY_S = 0.2  # between two reports of progress

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import EncodecModel
 
 import gvmgen
-from gvmgen import generate
+from gvmgen import windows
 from gvmgen.checkpoint import ModelInfo
 from gvmgen.decoding import SamplingConfig
 from gvmgen.encoders.audio import AudioCodec
@@ -25,7 +25,8 @@ from gvmgen.encoders.fingerprint import encoder_fingerprint
 from gvmgen.encoders.media import MediaError, probe
 from gvmgen.encoders.video import VideoEncoder
 from gvmgen.fast import choose_engines
-from gvmgen.generate import Composer, Window, compose, planned, play
+from gvmgen.generate import Composer
+from gvmgen.windows import Window, compose, planned, play
 from shards.spec import CODE_RATE, SAMPLE_RATE
 from tests import media as made
 from tests.gvmgen.networks import TINY, make_network
@@ -106,7 +107,7 @@ def test_a_later_window_hears_the_music_before_it(conditions: Tensor) -> None:
 def test_a_long_piece_sounds_as_if_it_were_decoded_at_once(
     codec: AudioCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generate, "STRETCH", 4 * CODE_RATE)
+    monkeypatch.setattr(windows, "STRETCH", 4 * CODE_RATE)
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(2048, (2, 4, 25 * CODE_RATE), generator=generator)
     num_samples = 25 * SAMPLE_RATE - 7

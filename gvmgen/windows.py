@@ -1,0 +1,126 @@
+"""A piece of any length, window by window: its plan, its codes, its sound.
+
+B batch, F video frames, M conditions a frame, K codebooks, T code frames, N waveform samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gvmgen.decoding import EngineMaker, SamplingConfig, generate_codes
+from gvmgen.encoders.audio import AudioCodec
+from gvmgen.finish.sound import Sound
+from gvmgen.model import GVMGen
+from gvmgen.resuming import Unkept
+from shards.spec import CODE_RATE, FRAME_RATE, SAMPLE_RATE
+
+# Codes become sound in stretches of so many code frames, each with a run-up before it and a margin after it.
+STRETCH, RUN_UP, MARGIN = 60 * CODE_RATE, 10 * CODE_RATE, 8
+STRIDE = SAMPLE_RATE // CODE_RATE
+
+Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, how much there is
+UNKEPT = Unkept()
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of the piece, composed at once, in code frames."""
+
+    start: int
+    stop: int
+    end: int  # of the music it composes for, of which it may play only a part: until `stop`
+
+    @property
+    def frames(self) -> slice:
+        """The video frames that it sees."""
+        return slice(self.start * FRAME_RATE // CODE_RATE, -(-self.end * FRAME_RATE // CODE_RATE))
+
+
+def planned(total: int, window_s: int, heard: int | None = None) -> list[Window]:
+    """Cut `total` code frames into stretches of `window_s`, each going on from a third of the last.
+
+    heard: how many of the code frames are wanted. The windows are those of the whole piece, so that its
+    beginning is the same music.
+    """
+    heard = total if heard is None else heard
+    length, step = window_s * CODE_RATE, (window_s - window_s // 3) * CODE_RATE
+    starts = range(0, max(1, total - length + step), step)
+    windows = [(start, min(total, start + length)) for start in starts]
+    return [
+        Window(start, min(heard, end), end)
+        for number, (start, end) in enumerate(windows)
+        if number == 0 or windows[number - 1][1] < heard
+    ]
+
+
+def compose(
+    model: GVMGen,
+    conditions: Tensor,
+    plan: Sequence[Window],
+    sampling: SamplingConfig,
+    seeds: Sequence[int],
+    progress: Progress = silent,
+    make_engine: EngineMaker | None = None,
+    kept: Unkept = UNKEPT,
+) -> Tensor:
+    """Codes int64 [B, K, T], a row a seed, for a video's conditions [F, M, dim], window by window."""
+    shape, total = (len(seeds), model.config.num_codebooks, 0), plan[-1].stop
+    codes = torch.empty(shape, dtype=torch.int64, device=conditions.device)
+    progress("composing", 0, total)
+    for number, window in enumerate(plan):
+
+        def advance(done: int, _: int, start: int = window.start) -> None:
+            progress("composing", min(start + done, total), total)
+
+        seen = conditions[window.frames].flatten(0, 1)  # [F, M, dim] -> [F * M, dim]
+        make = partial(
+            generate_codes,
+            model,
+            seen.expand(len(seeds), -1, -1),  # [F * M, dim] -> [B, F * M, dim]
+            window.stop - window.start,
+            sampling,
+            seeds=[seed + (number << 32) for seed in seeds],  # no two windows share random numbers
+            prompt=codes[:, :, window.start :] if number else None,
+            progress=advance,
+            make_engine=make_engine,
+        )
+        extended = kept.tensor(f"window_{number:05d}", make)
+        codes = torch.cat([codes[:, :, : window.start], extended.to(codes.device)], dim=2)
+        advance(window.stop - window.start, 0)
+    return codes
+
+
+def play(codec: AudioCodec, codes: Tensor, num_samples: int, progress: Progress = silent) -> list[Sound]:
+    """The sound of each row of codes [B, K, T], `num_samples` long.
+
+    A stretch at a time: the codec's memory does not grow with the piece. Each starts early, as the
+    codec's LSTM hears what went before; after `RUN_UP` it has forgotten how it began.
+    """
+    sounds = [Sound(SAMPLE_RATE) for _ in codes]
+    total, done = codes.shape[2] * len(codes), 0
+    progress("decoding", 0, total)
+    for row, sound in zip(codes, sounds, strict=True):
+        for start in range(0, codes.shape[2], STRETCH):
+            stop = min(start + STRETCH, codes.shape[2])
+            waveform = _stretch(codec, row, start, stop)
+            sound.append(waveform[: num_samples - sound.num_samples])
+            done += stop - start
+            progress("decoding", done, total)
+    return sounds
+
+
+def _stretch(codec: AudioCodec, codes: Tensor, start: int, stop: int) -> np.ndarray:
+    """Waveform float32 [N] of the code frames from start to stop of codes [K, T]."""
+    first = max(0, start - RUN_UP)
+    waveform = codec.decode(codes[None, :, first : stop + MARGIN])[0].float().cpu().numpy()
+    return waveform[(start - first) * STRIDE : (stop - first) * STRIDE]
