@@ -83,6 +83,11 @@ class Tower(nn.Module):
     @classmethod
     def described(cls, model: Mapping[str, Any]) -> Self:
         """Without memory, as open_clip's JSON describes it. Raises ValueError for what is no plain CLIP."""
+        if lacking := {"vision_cfg", "embed_dim"} - model.keys():
+            raise ValueError(
+                f"the description lacks {', '.join(sorted(lacking))}; it takes an open_clip_config.json as "
+                "open_clip writes it"
+            )
         vision = dict(model["vision_cfg"])
         others = {name for name, value in vision.items() if value and name not in _DEFAULTS}
         others -= _AFTER_THE_BLOCKS

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as fn
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -175,7 +177,18 @@ def _description(name: str) -> dict[str, Any]:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by name: safetensors, a plain state dict, or the TorchScript archive that OpenAI published."""
+    """Tensors by name. Raises ValueError that names a file that cannot be read."""
+    try:
+        return _open_weights(path)
+    except (RuntimeError, EOFError, SafetensorError, UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{path}: is cut short, damaged, or no file of weights ({reason}); fetch or copy it anew"
+        ) from error
+
+
+def _open_weights(path: Path) -> dict[str, Tensor]:
+    """Of safetensors, a plain state dict, or the TorchScript archive that OpenAI published."""
     if zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist()):
         return dict(torch.jit.load(path, map_location="cpu").state_dict())
     if path.suffix == ".safetensors":

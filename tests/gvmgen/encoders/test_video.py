@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +157,32 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     tensors = {n: t.contiguous() for n, t in small_clip().state_dict().items() if n != "visual.ln_pre.bias"}
     save_file(tensors, tmp_path / "one/open_clip_model.safetensors")
     with pytest.raises(ValueError, match=r"ln_pre\.bias"):
+        VideoEncoder.load(config)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.99])
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+def test_weights_that_are_cut_short_are_named(tmp_path: Path, name: str, share: float) -> None:
+    config = write_folder(tmp_path / "one", name)
+    path = tmp_path / "one" / name
+    os.truncate(path, int(path.stat().st_size * share))
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: is cut short.*copy it anew$"):
+        VideoEncoder.load(config)
+
+
+def test_a_damaged_archive_of_openais_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = tmp_path / "clip.pt"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("clip/code/__torch__.py", "")
+    monkeypatch.setattr(open_clip, "get_model_config", lambda name: small_settings())
+    with pytest.raises(ValueError, match=r"clip\.pt: is cut short"):
+        VideoEncoder.load(EncoderConfig(clip_model="small", clip_weights=str(archive), codec=""))
+
+
+def test_a_description_that_lacks_the_pictures_part_is_named(tmp_path: Path) -> None:
+    config = write_folder(tmp_path / "one", "open_clip_model.safetensors")
+    (tmp_path / "one/open_clip_config.json").write_text(json.dumps({"model_cfg": {"embed_dim": 64}}))
+    with pytest.raises(ValueError, match=r"one: the description lacks vision_cfg; it takes"):
         VideoEncoder.load(config)
 
 
