@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +108,6 @@ def initial_model(config: TrainConfig, encoders: Fingerprint) -> tuple[GVMGen, M
         model, _ = import_musicgen(config.init, config.model_config)
         return model, ModelInfo(preset=config.preset, licence=MUSICGEN_LICENCE)
     model, info = load_model(find_model(config.init, Path(config.runs), None), dtype=torch.float32)
-    # How long it composes at once is no matter of its weights.
-    model.config = replace(model.config, window_s=config.model_config.window_s)
     _refuse(f"--init {config.init} is another network", model.config.to_json(), config.model_config.to_json())
     if info.encoder_fingerprint is not None:
         _refuse(f"--init {config.init} reads other encoders' features", info.encoder_fingerprint, encoders)

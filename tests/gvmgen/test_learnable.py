@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from gvmgen.checkpoint import ModelInfo, save_model
 from gvmgen.learnable import choose_learnable, composing_weights, rate_scale
-from gvmgen.model import GVMGen
 from gvmgen.optimiser import make_optimiser, set_learning_rate
 from gvmgen.start import initial_model
 from gvmgen.train import train
@@ -24,15 +21,6 @@ LEARNING = {
     "feature-transformation": r"transformation\.",
     "cross-attention": r"decoder\.layers\.\d+\.(cross_attention|norm_cross)\.",
 }
-
-
-def test_weights_that_compose_in_other_windows_may_start_a_run(tmp_path: Path) -> None:
-    config = tiny_config(Path(), tmp_path)
-    window_s = config.model_config.window_s
-    other = GVMGen(replace(config.model_config, window_s=2 * window_s))
-    save_model(tmp_path / "other", other, ModelInfo(preset="pocket"))
-    model, _ = initial_model(replace(config, init=str(tmp_path / "other")), {})
-    assert model.config.window_s == window_s
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from gvmgen.encoders.presets import POCKET_DIR
 from gvmgen.evaluation.evaluator import load_evaluator, save_evaluator
 
 LICENCE = "Apache-2.0"
-SAMPLING, WINDOW_S = {"guidance": 8.0}, 6  # tools/pocket/README.md, "Guidance and window"
+SAMPLING = {"guidance": 8.0}  # tools/pocket/README.md, "Guidance"
 PROVENANCE = {
     "data": "synthetic pairs of video and music made by tools/pocket/corpus.py; nothing else",
     "instruments": "FluidR3 General MIDI sound font (MIT), through FluidSynth",
@@ -46,7 +46,6 @@ def ship_model(source: Path, package: Path) -> None:
     metrics = source.parents[1] / "config.json"
     provenance = PROVENANCE | ({"run": json.loads(metrics.read_text())} if metrics.is_file() else {})
     shipped = replace(info, trained=True, licence=LICENCE, provenance=provenance, sampling=SAMPLING)
-    model.config = replace(model.config, window_s=WINDOW_S)
     save_model(package, model.half(), shipped)
 
 
