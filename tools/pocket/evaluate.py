@@ -37,6 +37,7 @@ from gvmgen.evaluation.agreement import measure, table
 from gvmgen.evaluation.evaluator import Evaluator
 from gvmgen.evaluation.seconds import make_pair as pair_of
 from gvmgen.generate import Composer
+from gvmgen.runs import MODEL_IN_THE_BOX
 from shards.spec import CODE_RATE, SAMPLE_RATE
 
 HELD_OUT_SEED = 9_000_000  # train_codec.py listens to the first 16 of these, the trainings to none
@@ -248,7 +249,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--num-videos", type=int, default=100)
-    parser.add_argument("--model", help="a model's or a run's folder; the model in the box by default")
+    parser.add_argument(
+        "--model",
+        default=str(MODEL_IN_THE_BOX),
+        help="a model's or a run's folder; the model in the box by default",
+    )
     parser.add_argument("--videos", type=Path, default=Path("data/pocket_held_out"))
     parser.add_argument("--num-codec-pieces", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
@@ -285,7 +290,7 @@ def report(args: argparse.Namespace) -> None:
         control = "{:.3f} [{:.3f}, {:.3f}]".format(*shuffled[name])
         print(f"{name:26} {value:.3f} [{low:.3f}, {high:.3f}]   shuffled videos {control}")
     if not args.truth:
-        figures |= one_run(videos[0], ["--model", args.model] if args.model else [])
+        figures |= one_run(videos[0], ["--model", args.model])
     for name, value in figures.items():
         if name not in intervals and not name.endswith("_shuffled"):
             print(f"{name:26} {value:.3f}")
