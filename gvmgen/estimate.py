@@ -51,6 +51,9 @@ class Memory:
         return replace(self, **shares)
 
 
+Choices = list[tuple[str, Memory]]  # settings by name, the largest first
+
+
 def estimate_memory(config: TrainConfig) -> str:
     """A table for the user: parameters, memory by part, and what it takes to fit a card of 24 GB."""
     with torch.device("meta"):
@@ -59,13 +62,18 @@ def estimate_memory(config: TrainConfig) -> str:
     with FakeTensorMode(allow_non_fake_inputs=True):
         network.to_empty(device="cpu")  # only now: peft moves the adapters, which fake tensors do not allow
         asked = memory_of(network, config)
-        smaller = replace(config, grad_accum=config.batch_size, recompute=True, optimizer="adamw")
+        smaller = replace(config, grad_accum=config.batch_size, recompute=True)
         smallest = memory_of(network, smaller)
+        in_full = memory_of(network, replace(smaller, optimizer="adamw"))
         in_8_bits = memory_of(network, replace(smaller, optimizer="adamw8bit"))
     flags = f"--grad-accum {config.batch_size} --recompute"
-    choices = [("as asked", asked), (flags, smallest), (f"{flags} --optimizer adamw8bit", in_8_bits)]
-    choices += [(f"{flags}, FSDP over {n} GPUs", smallest.sharded(n)) for n in (2, 4, 8)]
-    return "\n".join([*_table(network, asked, config), "", *_verdict(choices)])
+    alone: Choices = [("as asked", asked), (flags, smallest)]
+    shared_flags = (
+        flags if config.optimizer == "adamw" else f"{flags} --optimizer adamw"
+    )  # 8 bits are not shared
+    shared: Choices = [(f"{shared_flags}, FSDP over {n} GPUs", in_full.sharded(n)) for n in (2, 4, 8)]
+    packed: Choices = [(f"{flags} --optimizer adamw8bit", in_8_bits)] if config.optimizer == "adamw" else []
+    return "\n".join([*_table(network, asked, config), "", *_verdict(alone, [shared, packed])])
 
 
 def memory_of(network: GVMGen, config: TrainConfig) -> Memory:
@@ -155,12 +163,24 @@ def _table(network: GVMGen, memory: Memory, config: TrainConfig) -> list[str]:
     ]
 
 
-def _verdict(choices: list[tuple[str, Memory]]) -> list[str]:
-    """Which settings fit a card of 24 GB, from the ones asked for to the smallest."""
+def _verdict(alone: Choices, others: list[Choices]) -> list[str]:
+    """What fits a card of 24 GB: one GPU, from what was asked to the smallest, or else each other way."""
+    lines, fits = _up_to_what_fits(alone)
+    if fits:
+        return lines
+    found = [_up_to_what_fits(choices) for choices in others]
+    lines += [line for more, _ in found for line in more]
+    if any(fits for _, fits in found):
+        return lines
+    return [*lines, "Or train less of it: --lora 16, --train feature-transformation, --crop-s 10"]
+
+
+def _up_to_what_fits(choices: Choices) -> tuple[list[str], bool]:
+    """(a line for each choice up to the first that fits, whether one does)."""
     lines = []
     for name, memory in choices:
         fits = memory.peak / GB + RESERVED_GB <= CARD_GB
         lines.append(f"{CARD_GB} GB, {name}: {memory.peak / GB:.1f} GB, {'fits' if fits else 'does not fit'}")
         if fits:
-            return lines
-    return [*lines, "Or train less of it: --lora 16, --train feature-transformation, --crop-s 10"]
+            return lines, True
+    return lines, False

@@ -77,11 +77,31 @@ def test_an_estimate_names_the_parts_and_says_what_fits() -> None:
     assert text.endswith("fits")
 
 
-def test_moments_of_8_bits_let_large_fit_one_card() -> None:
+def test_large_fits_two_cards_as_it_is_and_one_with_moments_of_8_bits() -> None:
     lines = estimate_memory(TrainConfig(preset="large", crop_s=1)).splitlines()
-    assert lines[-2].endswith("does not fit")
-    assert "--optimizer adamw8bit: " in lines[-1]
-    assert lines[-1].endswith("GB, fits")
+    alone, shared, packed = lines[-3:]
+    assert alone.endswith("does not fit")
+    assert "--grad-accum 6 --recompute, FSDP over 2 GPUs: " in shared
+    assert "--grad-accum 6 --recompute --optimizer adamw8bit: " in packed
+    assert shared.endswith("GB, fits")
+    assert packed.endswith("GB, fits")
+
+
+def test_moments_of_8_bits_stay_where_they_are_asked_and_are_never_shared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gvmgen.estimate.CARD_GB", 0)  # nothing fits: every way is told
+    monkeypatch.setattr("gvmgen.estimate.GB", 1e6)  # the network is small
+    text = estimate_memory(replace(CONFIG, optimizer="adamw8bit"))
+    with FakeTensorMode():
+        network = GVMGen(CONFIG.model_config).train()
+        smaller = replace(CONFIG, optimizer="adamw8bit", grad_accum=CONFIG.batch_size, recompute=True)
+        peaks = [memory_of(network, replace(smaller, optimizer=name)).peak for name in OPTIMIZERS]
+    assert peaks[1] < 0.9 * peaks[0]
+    flags = f"--grad-accum {CONFIG.batch_size} --recompute"
+    assert f"{flags}: {peaks[1] / 1e6:.1f} GB, does not fit" in text
+    assert f"{flags} --optimizer adamw, FSDP over 8 GPUs" in text
+    assert text.count("adamw8bit") == 0
 
 
 def test_the_command_estimates_without_data(
