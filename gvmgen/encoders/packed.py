@@ -18,8 +18,8 @@ _QUICK_GELU = (
 )
 
 
-def can_pack(block: Block, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this build of torch has the operators, which torch.compile uses as well, for such a block."""
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this build of torch has the operators, which torch.compile uses as well."""
     return (
         device.type == "cpu"
         and dtype == torch.bfloat16

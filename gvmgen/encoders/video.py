@@ -49,7 +49,7 @@ class VideoEncoder:
         self.fingerprint = _fingerprint(tower, dtype)
         blocks = tower.eval().requires_grad_(False).transformer.resblocks
         self._packed: list[PackedBlock] = []
-        if all(can_pack(block, device, dtype) for block in blocks):
+        if can_pack(device, dtype):
             self._packed = [PackedBlock(block, CHUNK * NUM_PATCHES) for block in blocks]
             tower.transformer = None  # its weights are not needed twice
         self._tower = tower.to(device, dtype)
