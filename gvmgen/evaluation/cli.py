@@ -224,7 +224,7 @@ def listen_results_command(
     """Means with 95 % intervals, significance and agreement, of all listeners, of experts, of others.
 
     \b
-    gvm-eval listen-results results/*.json --key listen.key.json
+    gvm-eval listen-results answers/*.json --key listen.key.json
     """
     import json
 
