@@ -173,7 +173,10 @@ class Composer:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """All but a piece's own settings that its codes depend on, down to the last bit."""
+        """What, with a piece's own settings, its codes depend on.
+
+        Not in it: the processor and the threads of the picture encoder, which may change features' last bits.
+        """
         return {
             "weights": None if self.weights is None else file_digest(self.weights),
             "encoders": self.encoders,
