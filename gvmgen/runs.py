@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gvmgen.config import ModelConfig, TrainConfig, model_config
 from gvmgen.encoders.presets import POCKET_DIR
@@ -23,6 +23,7 @@ from shards.spec import fingerprint_differences
 
 CHECKPOINT_NAME = re.compile(r"step_(\d{8})")
 STATE = "state.json"
+LOCK = ".lock"
 MODEL_CONFIG = "config.json"
 OFFICIAL_WEIGHTS = "state_dict.bin"
 MODEL_IN_THE_BOX = POCKET_DIR / "model"
@@ -40,13 +41,10 @@ class RunFolder:
     def claim(self) -> None:
         """Make the folder and hold it until this process ends. Raises ValueError where another holds it."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("a")  # the kernel lets go of it even after SIGKILL
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"{self.path}: another gvm-train is at work in it. Wait for it, or pass another --run NAME"
-            ) from error
+        self._lock = hold(
+            self.path / LOCK,
+            f"{self.path}: another gvm-train is at work in it. Wait for it, or pass another --run NAME",
+        )
         for leftover in self.checkpoints.glob(".*.tmp"):
             shutil.rmtree(leftover)
 
@@ -96,6 +94,17 @@ class RunFolder:
         if not self.best.is_symlink() and self.best.is_dir():
             shutil.rmtree(self.best)  # a copy of the run, in which the link became a folder
         aside.rename(self.best)
+
+
+def hold(file: Path, refusal: str) -> TextIO:
+    """Lock a file till what is returned is closed. Raises ValueError(refusal) where another holds it."""
+    lock = file.open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it even after SIGKILL
+    except BlockingIOError as error:
+        lock.close()
+        raise ValueError(refusal) from error
+    return lock
 
 
 def remove(folder: Path) -> None:

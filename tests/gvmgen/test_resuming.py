@@ -135,9 +135,9 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def started(output: Path, model: Path) -> subprocess.Popen[str]:
+def started(output: Path, model: Path, seed: int = 7) -> subprocess.Popen[str]:
     video = output.with_name("video.mp4")
-    arguments = [str(video), "-o", str(output), "--model", str(model), "--seed", "7"]
+    arguments = [str(video), "-o", str(output), "--model", str(model), "--seed", str(seed)]
     return subprocess.Popen([sys.executable, "-c", COMMAND, *arguments], stderr=subprocess.PIPE, text=True)
 
 
@@ -179,3 +179,35 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path: Path, model: Pa
     finished(whole, model)
     assert output.read_bytes() == whole.read_bytes()
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_second_run_at_the_same_output_is_refused_and_spoils_nothing(tmp_path: Path, model: Path) -> None:
+    made.make_numbered(tmp_path / "video.mp4", made.constant_times(7.0, Fraction(10)))
+    output, part = tmp_path / "out.wav", tmp_path / "out.wav.part"
+    with started(output, model) as first:
+        wait_for(lambda: first.poll() is not None or bool(windows(part)), "a window")
+        first.send_signal(signal.SIGSTOP)  # so that it cannot end before the second begins
+        before = contents(part)
+        with started(output, model, seed=8) as second:
+            refusal = second.communicate()[1]
+        after = contents(part)
+        first.send_signal(signal.SIGCONT)
+        said = first.communicate()[1]
+    assert second.returncode == ExitCode.INPUT
+    assert f"{part}: another gvm-gen composes this output; wait for it, or give another -o" in refusal
+    assert after == before
+    assert first.returncode == 0, said
+    assert output.exists()
+    assert not part.exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_cannot_be_tidied_up_does_not_hinder(tmp_path: Path) -> None:
+    other = tmp_path / "out.wav.part/diary.txt"
+    with kept_beside(tmp_path / "out.wav", ABOUT, Said()) as kept:
+        counted(kept, "part_0", 0.0, [])
+        other.write_text("dear")
+    assert list(other.parent.iterdir()) == [other]
