@@ -112,7 +112,7 @@ class PackedDecoder:
         outputs, inputs = linears[0].weight.shape
         words = large_empty(len(linears), outputs * inputs, dtype=DTYPES[self.precision])
         # the scales in one piece: crumbs that stay between what packing frees would break up the heap
-        scales = torch.empty(len(linears), outputs)
+        scales = torch.empty(len(linears), outputs if self.precision == "int8" else 0)
         self.kept += [words, scales]
         if every_step:
             self.read.append(words)
