@@ -46,7 +46,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A name aside to write to; what lies there gets its own name when all went well."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        aside.touch(exist_ok=False)  # an unwritable folder is an OSError that says so, not ffmpeg's complaint
+        aside.touch()  # an unwritable folder is an OSError that says so, not ffmpeg's complaint
         yield aside
         with aside.open("rb") as file:
             os.fsync(file.fileno())
