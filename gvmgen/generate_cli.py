@@ -77,9 +77,23 @@ def generate_command(
             help="How closely the music follows the video; 1 is off.", show_default="the model's own, else 3"
         ),
     ] = None,
-    top_k: Annotated[int, typer.Option(help="Draw among the likeliest codes; 0 among all.")] = 250,
-    top_p: Annotated[float, typer.Option(help="Draw among codes of this probability mass; 0 is off.")] = 0.0,
-    temperature: Annotated[float, typer.Option(help="Above 1 bolder, below 1 tamer.")] = 1.0,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            help="Draw among the likeliest codes; 0 among all.", show_default="the model's own, else 250"
+        ),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Draw among codes of this probability mass; 0 is off.",
+            show_default="the model's own, else 0",
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Above 1 bolder, below 1 tamer.", show_default="the model's own, else 1"),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -110,6 +124,7 @@ def generate_command(
     gvm-gen video.mp4 -o out.flac --takes 4
     gvm-gen holiday/ -o scores/ --suffix .mp3
     """
+    chosen = {"guidance": guidance, "top_k": top_k, "top_p": top_p, "temperature": temperature}
     job = Job(
         seed=seed,
         takes=takes,
@@ -124,8 +139,7 @@ def generate_command(
         original=cast("Original", original),
         evaluator=evaluator,
         fresh=fresh,
-        sampling={"top_k": top_k, "top_p": top_p, "temperature": temperature}
-        | ({} if guidance is None else {"guidance": guidance}),
+        sampling={name: value for name, value in chosen.items() if value is not None},
     )
     work = find_work(video, output, suffix)
     check_work(job, work)

@@ -228,6 +228,28 @@ def test_takes_are_kept_with_scores_and_the_best_becomes_the_output(
     assert (tmp_path / "out_takes/index.html").read_text().count("<article>") == 2
 
 
+def test_a_models_own_sampling_counts_but_for_what_the_user_chooses(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+
+    class Choosy(ToneComposer):
+        def sampling(self, **chosen: Any) -> SamplingConfig:
+            return SamplingConfig(**{"guidance": 8.0, "top_k": 10, "temperature": 0.5} | chosen)
+
+        def takes(self, video: Path, count: int, **wish: Any) -> list[Music]:
+            used.append(wish["sampling"])
+            return super().takes(video, count, **wish)
+
+    monkeypatch.setattr(Composer, "load", lambda *_, **__: Choosy())
+    for arguments in ([], ["--top-k", "0", "--temperature", "2"]):
+        assert generate(monkeypatch, video, "-o", tmp_path / "out.wav", *arguments) == ExitCode.OK
+    assert used == [
+        SamplingConfig(guidance=8.0, top_k=10, temperature=0.5),
+        SamplingConfig(guidance=8.0, top_k=0, temperature=2.0),
+    ]
+
+
 @pytest.mark.usefixtures("loaded")
 def test_an_evaluator_that_cannot_judge_is_refused(
     video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
