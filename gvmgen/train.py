@@ -352,6 +352,7 @@ class Trainer:
                 "segments": len(self.train_set),
                 "train": self.config.recipe,
             },
+            sampling={},  # found for the weights of --init, not for these
         )
         scaler = self.accelerator.scaler
         state = {

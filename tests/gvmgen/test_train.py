@@ -211,6 +211,16 @@ def test_a_run_starts_from_the_weights_it_is_given(data: Path, finished: Path, t
     torch.testing.assert_close(started, given)
 
 
+def test_a_run_does_not_take_over_what_was_found_to_suit_the_weights_it_starts_from(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    given = shutil.copytree(checkpoint(finished, 6), tmp_path / "given")
+    config = json.loads((given / "config.json").read_text())
+    (given / "config.json").write_text(json.dumps(config | {"sampling": {"guidance": 8.0}}))
+    train(tiny_config(data, tmp_path, init=str(given), steps=1))
+    assert json.loads((checkpoint(tmp_path, 1) / "config.json").read_text())["sampling"] == {}
+
+
 def test_a_rehearsal_writes_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tiny_config(data, tmp_path), dry_run=True)
     assert "nothing was written" in capsys.readouterr().out
