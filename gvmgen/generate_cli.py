@@ -148,8 +148,11 @@ def generate_command(
         from gvmgen.batch import score_all
         from gvmgen.decoding import SamplingConfig
         from gvmgen.generate import Composer
+        from gvmgen.resuming import check_place
 
         SamplingConfig(**job.sampling)  # refuses what cannot be before a model is loaded
+        if not work.is_folder:
+            check_place(work.pairs[0][1])
         wanted = preset or (os.environ.get("GVM_PRESET") if model is None else None)
         composer = Composer.load(model, preset=wanted, runs=runs, device=device, precision=precision)
         bar("loading", 1, 1)

@@ -250,6 +250,15 @@ def test_a_models_own_sampling_counts_but_for_what_the_user_chooses(
     ]
 
 
+def test_what_is_in_the_way_is_named_before_a_model_is_loaded(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Composer, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    (tmp_path / "out.wav.part").touch()
+    assert generate(monkeypatch, video, "-o", tmp_path / "out.wav") == ExitCode.INPUT
+    assert "out.wav.part: is in the way; move it, or give another output" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("loaded")
 def test_an_evaluator_that_cannot_judge_is_refused(
     video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

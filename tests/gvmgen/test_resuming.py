@@ -112,6 +112,14 @@ def test_a_folder_of_that_name_that_is_not_ours_is_refused_and_stays(tmp_path: P
     assert other.read_text() == "dear"
 
 
+def test_a_plain_file_of_that_name_is_refused_and_stays(tmp_path: Path) -> None:
+    other = tmp_path / "out.wav.part"
+    other.write_text("half a download")
+    with pytest.raises(ValueError, match="is in the way"), kept_beside(tmp_path / "out.wav", ABOUT, Said()):
+        pass
+    assert other.read_text() == "half a download"
+
+
 def test_who_interrupts_is_told_how_to_go_on(tmp_path: Path) -> None:
     said = Said()
     with suppress(KeyboardInterrupt), kept_beside(tmp_path / "out.wav", ABOUT, said) as kept:
