@@ -82,7 +82,7 @@ class Kept(Unkept):
 def kept_beside(output: Path, about: Mapping[str, Any], say: Say, *, fresh: bool = False) -> Iterator[Kept]:
     """What an earlier run with the same `about` left beside `output`, and a place for more.
 
-    The folder goes when the block ends well; where it is interrupted, the user is told how to go on.
+    The folder goes when the block ends well; where it does not, the user is told how to go on.
     fresh: begin anew. Raises ValueError where what has the folder's name is not ours, or where another
     process is at work in it.
     """
@@ -92,10 +92,10 @@ def kept_beside(output: Path, about: Mapping[str, Any], say: Say, *, fresh: bool
         _settle(kept, about, fresh)
         try:
             yield kept
-        except BaseException as error:
+        except BaseException:
             if not kept.num_done:
                 _remove(kept.folder)
-            elif isinstance(error, KeyboardInterrupt):
+            else:
                 say(f"what is done lies in {kept.folder}; the same command goes on from there")
             raise
         _remove(kept.folder)

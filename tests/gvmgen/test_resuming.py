@@ -120,15 +120,16 @@ def test_a_plain_file_of_that_name_is_refused_and_stays(tmp_path: Path) -> None:
     assert other.read_text() == "half a download"
 
 
-def test_who_interrupts_is_told_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [KeyboardInterrupt, OSError, ValueError])
+def test_who_is_stopped_is_told_how_to_go_on(tmp_path: Path, end: type[BaseException]) -> None:
     said = Said()
-    with suppress(KeyboardInterrupt), kept_beside(tmp_path / "out.wav", ABOUT, said) as kept:
+    with suppress(end), kept_beside(tmp_path / "out.wav", ABOUT, said) as kept:
         counted(kept, "part_0", 0.0, [])
-        raise KeyboardInterrupt
+        raise end
     assert said == [f"what is done lies in {tmp_path / 'out.wav.part'}; the same command goes on from there"]
     said.clear()
-    with suppress(KeyboardInterrupt), kept_beside(tmp_path / "new.wav", ABOUT, said):
-        raise KeyboardInterrupt
+    with suppress(end), kept_beside(tmp_path / "new.wav", ABOUT, said):
+        raise end
     assert not said
     assert not (tmp_path / "new.wav.part").exists()
 
