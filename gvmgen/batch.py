@@ -42,16 +42,16 @@ def score_all(composer: Composer, job: Job, work: Work, bar: StageBar) -> list[O
 def find_judge(composer: Composer, job: Job, say: Say) -> Judge | None:
     """What ranks takes; none where the evaluator in the box reads through other encoders than the model.
 
-    Raises MissingExtraError where what ranks takes is not installed, ValueError where the evaluator that the
-    job names cannot judge.
+    Raises MissingExtraError where what ranks takes is not installed, ValueError where the evaluator cannot be
+    used, or is one that the job names and reads through other encoders.
     """
-    from gvmgen.judge import load_judge
+    from gvmgen.judge import OtherEncodersError, load_judge
     from gvmgen.takes import check_ranking
 
     check_ranking()
     try:
         return load_judge(composer, job.evaluator)
-    except ValueError:
+    except OtherEncodersError:
         if job.evaluator is not None:
             raise
         say(

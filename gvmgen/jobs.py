@@ -58,6 +58,8 @@ class Job:
             raise ValueError(f"--to {self.stop_s:g} does not lie after --from {self.start_s:g}")
         if self.preview_s is not None and self.preview_s <= 0:
             raise ValueError(f"--preview {self.preview_s:g}; give seconds above 0")
+        if self.evaluator is not None and self.takes < 2:
+            raise ValueError("--evaluator ranks takes: give --takes 2 or more")
 
     @property
     def mastering(self) -> Mastering:

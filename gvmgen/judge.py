@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gvmgen.evaluation.evaluator import Evaluator, load_evaluator
+from gvmgen.evaluation.evaluator import EVALUATOR_IN_THE_BOX, Evaluator, load_evaluator
 from gvmgen.evaluation.model import similarities
 from gvmgen.evaluation.seconds import make_pair, music_seconds, video_seconds
 from gvmgen.generate import Composer, Music
@@ -20,18 +20,14 @@ from shards.spec import CODE_RATE, fingerprint_differences
 STRETCH_S = 30  # long pieces are judged in stretches: the model compares every second with every other
 
 
+class OtherEncodersError(ValueError):
+    """An evaluator reads through other encoders than the model."""
+
+
 class Judge:
     """Gives a piece of music its CMR, -1 … 1, higher where it belongs to its video; leak-free."""
 
     def __init__(self, evaluator: Evaluator, composer: Composer) -> None:
-        """Raises ValueError where the evaluator reads through other encoders than the composer's."""
-        here = composer.encoders
-        trained = {name: part for name, part in evaluator.info.encoder_fingerprint.items() if name in here}
-        differences = fingerprint_differences(here, trained)
-        if differences:
-            raise ValueError(
-                f"the evaluator was trained with other encoders than the model's: {'; '.join(differences)}"
-            )
         self.model, self.codec = evaluator.model, composer.codec
 
     @staticmethod
@@ -61,5 +57,16 @@ class Judge:
 
 
 def load_judge(composer: Composer, folder: str | Path | None = None) -> Judge:
-    """By the evaluator of a folder, else the one in the box. Raises ValueError where it cannot judge."""
-    return Judge(load_evaluator(folder, composer.model.decoder.heads.weight.device), composer)
+    """By the evaluator of a folder, else the one in the box.
+
+    Raises OtherEncodersError where its encoders are not the composer's, else as `load_evaluator` does.
+    """
+    evaluator, here = load_evaluator(folder, composer.model.decoder.heads.weight.device), composer.encoders
+    trained = {name: part for name, part in evaluator.info.encoder_fingerprint.items() if name in here}
+    differences = fingerprint_differences(here, trained)
+    if differences:
+        raise OtherEncodersError(
+            f"{folder or EVALUATOR_IN_THE_BOX}: was trained with other encoders than the model's: "
+            f"{'; '.join(differences)}. Train one on shards made with these: gvm-eval train"
+        )
+    return Judge(evaluator, composer)

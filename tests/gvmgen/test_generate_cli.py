@@ -259,6 +259,25 @@ def test_what_is_in_the_way_is_named_before_a_model_is_loaded(
     assert "out.wav.part: is in the way; move it, or give another output" in capsys.readouterr().err
 
 
+def test_an_evaluator_for_a_single_take_is_refused(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-o", tmp_path / "out.wav", "--evaluator", tmp_path]
+    assert generate(monkeypatch, video, *arguments) == ExitCode.INPUT
+    assert "--evaluator ranks takes: give --takes 2 or more" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_broken_evaluator_in_the_box_is_an_error(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("librosa", reason="librosa measures what takes are ranked by")
+    (tmp_path / "config.json").write_text("{")
+    monkeypatch.setattr("gvmgen.evaluation.evaluator.EVALUATOR_IN_THE_BOX", tmp_path)
+    assert generate(monkeypatch, video, "-o", tmp_path / "out.wav", "--takes", "2") == ExitCode.INPUT
+    assert "is no evaluator that can be used" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("loaded")
 def test_an_evaluator_that_cannot_judge_is_refused(
     video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -16,7 +16,7 @@ from gvmgen.encoders.presets import encoder_config
 from gvmgen.evaluation.evaluator import Evaluator, load_evaluator
 from gvmgen.finish.sound import Sound
 from gvmgen.generate import Music
-from gvmgen.judge import Judge, load_judge
+from gvmgen.judge import Judge, OtherEncodersError, load_judge
 from shards.spec import CODE_RATE, SAMPLE_RATE
 
 NUM_SECONDS = 9
@@ -75,5 +75,7 @@ def test_a_composer_with_other_encoders_has_no_judge(composer: Any) -> None:
     other = {"video": composer.encoders["video"], "audio": {"weights_sha256": "0000"}}
     decoder = SimpleNamespace(heads=torch.nn.Linear(1, 1))
     stranger = SimpleNamespace(codec=None, encoders=other, model=SimpleNamespace(decoder=decoder))
-    with pytest.raises(ValueError, match="other encoders than the model's"):
+    with pytest.raises(
+        OtherEncodersError, match=r"/evaluator: .*other encoders.*Train one .*: gvm-eval train"
+    ):
         load_judge(stranger)  # type: ignore[arg-type]
