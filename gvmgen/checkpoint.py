@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gvmgen.config import MODEL_PRESETS, ModelConfig
+from gvmgen.decoding import SamplingConfig
 from gvmgen.formats import audiocraft_file, is_audiocraft
 from gvmgen.imports import import_official
 from gvmgen.model import GVMGen
@@ -136,6 +137,19 @@ def read_config(folder: Path) -> tuple[ModelConfig, ModelInfo]:
             raise ValueError(f"{path}: has no {name!r}")
     info = {f.name: values[f.name] for f in fields(ModelInfo) if f.name in values}
     try:
+        _check_sampling(info.get("sampling", {}))
         return ModelConfig.from_json(values["model"]), ModelInfo(**info)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _check_sampling(values: Any) -> None:
+    """Raise ValueError where a model's own settings are none of `SamplingConfig`."""
+    known = [f.name for f in fields(SamplingConfig)]
+    if (
+        not isinstance(values, dict)
+        or not set(values) <= set(known)
+        or not all(isinstance(value, int | float) for value in values.values())
+    ):
+        raise ValueError(f"sampling is {values!r}; give an object of numbers, of {', '.join(known)}")
+    SamplingConfig(**values)
