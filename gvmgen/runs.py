@@ -175,9 +175,12 @@ def preset_of(model: Path) -> str | None:
 def write_text(path: Path, text: str) -> None:
     """Replace a file whole: written aside, synced, renamed."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(text)
-    sync(aside)
-    aside.rename(path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        sync(aside)
+        aside.rename(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -23,6 +23,7 @@ from gvmgen.evaluation.sound import measure_course
 from gvmgen.finish.mastering import SOUND_SUFFIXES, Mastering
 from gvmgen.finish.sheet import Card, contact_sheet
 from gvmgen.generate import Music
+from gvmgen.runs import write_text
 from gvmgen.windows import Progress
 from shards.spec import SAMPLE_RATE
 
@@ -157,6 +158,6 @@ def keep_takes(
         progress("finishing", number, len(takes))
     first = takes[0].music
     about = {"video": str(first.video), "tags": dict(first.tags) | {"seed": None}, "takes": rows}
-    (folder / "scores.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    write_text(folder / "scores.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     contact_sheet(folder / "index.html", first.video, first.start_s, first.duration_s, cards)
     return rows

@@ -15,6 +15,7 @@ from string import Template
 from urllib.parse import quote
 
 from gvmgen.encoders.process import PROTOCOLS, MediaError, local_file, run_ffmpeg
+from gvmgen.runs import write_text
 
 _SIZE = "640x96"
 _WAVEFORM = f"aformat=channel_layouts=mono,showwavespic=s={_SIZE}:colors=0x4f86c6"
@@ -50,7 +51,7 @@ def contact_sheet(path: Path, video: Path, start_s: float, duration_s: float, ca
         start=start_s,
         cards="\n".join(articles),
     )
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def _link(path: Path, folder: Path) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
 from gvmgen import runs
-from gvmgen.runs import RunFolder, find_model
+from gvmgen.runs import RunFolder, find_model, write_text
 
 
 def make_checkpoint(runs_folder: Path, run: str, step: int, preset: str = "pocket", age_s: float = 0) -> Path:
@@ -89,3 +90,17 @@ def test_a_folder_without_its_state_is_no_checkpoint(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path, "run", 5)
     (checkpoint / "state.json").unlink()
     assert RunFolder(tmp_path / "run").latest() is None
+
+
+def test_a_text_that_the_disk_cannot_take_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    write_text(path, "old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_text(path, "new" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
