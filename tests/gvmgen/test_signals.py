@@ -14,28 +14,28 @@ from gvmgen.signals import STOP_SIGNALS, StopRequest
 def test_a_signal_is_noted_instead_of_ending_the_process(number: signal.Signals) -> None:
     with StopRequest() as stop:
         assert stop.reason() is None
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert stop.reason() == number.name
 
 
 def test_a_scheduler_may_repeat_its_signal() -> None:
     with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         assert stop.reason() == "SIGTERM"
 
 
 def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
     with StopRequest():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_signals_act_as_before_afterwards() -> None:
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
     with StopRequest():
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
     assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
