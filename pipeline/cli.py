@@ -181,10 +181,10 @@ def plan(data: Data = DATA) -> None:
     gvm-prep plan
     """
     from pipeline.folder import DataFolder, plan_summary
-    from pipeline.manifest import read_manifest
 
     folder = DataFolder(data)
-    frozen = folder.freeze_plan(read_manifest(folder.manifest))
+    with folder.read_segments() as rows:
+        frozen = folder.freeze_plan(rows.in_order())
     print(f"{folder.plan}: {plan_summary(frozen.values())}")
 
 

@@ -77,27 +77,27 @@ def encode(data: DataFolder, config: EncodeConfig) -> Report:
     Raises ShardError where a complete shard is not what this plan and these encoders make.
     """
     started = time.monotonic()
-    rows = data.read_segments()
-    plan = data.freeze_plan(rows.values(), config.shards if config.force else "")
-    chosen = choose(plan, config.shards)
-    config = settled(data, config)
-    devices = own_devices(config.device)
-    calibrate(data, rows, config.on(devices[0]))
-    with closing(open_engine(data, rows, config, devices)) as engine:
-        refuse_other_clip(data, config, engine.fingerprint["video"])
-        fingerprint = with_codec(engine.fingerprint, feature_codec(data, config))
-        todo, complete = split_complete(chosen, data, fingerprint, config)
-        cache = FeatureCache(data.cache, engine.fingerprint["video"])
-        codes = CodeCache(data.cache, engine.fingerprint["audio"])
-        tidier = Tidier(config.cache, cache, codes, plan, rows, data.recorded)
-        tidier.tidy(*(plan[record.shard] for record in complete))  # a kill may have come before this
-        for record in complete:
-            if data.shards != data.staging:
-                discard(data.staging, record.shard)
-            elif not record.left_out:
-                failures_path(data.shards, record.shard).unlink(missing_ok=True)
-        with disk_errors_told(data):
-            made = _encode(todo, engine, tidier)
+    with data.read_segments() as rows:
+        plan = data.freeze_plan(rows.in_order(), config.shards if config.force else "")
+        chosen = choose(plan, config.shards)
+        config = settled(data, config)
+        devices = own_devices(config.device)
+        calibrate(data, rows, config.on(devices[0]))
+        with closing(open_engine(data, rows, config, devices)) as engine:
+            refuse_other_clip(data, config, engine.fingerprint["video"])
+            fingerprint = with_codec(engine.fingerprint, feature_codec(data, config))
+            todo, complete = split_complete(chosen, data, fingerprint, config)
+            cache = FeatureCache(data.cache, engine.fingerprint["video"])
+            codes = CodeCache(data.cache, engine.fingerprint["audio"])
+            tidier = Tidier(config.cache, cache, codes, plan, rows, data.recorded)
+            tidier.tidy(*(plan[record.shard] for record in complete))  # a kill may have come before this
+            for record in complete:
+                if data.shards != data.staging:
+                    discard(data.staging, record.shard)
+                elif not record.left_out:
+                    failures_path(data.shards, record.shard).unlink(missing_ok=True)
+            with disk_errors_told(data):
+                made = _encode(todo, engine, tidier)
     return Report(len(chosen), made, complete, engine.progress, time.monotonic() - started)
 
 

@@ -9,7 +9,6 @@ from typing import Literal, Self
 from gvmgen.encoders.presets import encoder_config
 from pipeline.estimate import feature_dim, frames_per_s, num_bytes
 from pipeline.folder import DataFolder, choose, plan_summary, planned_frames
-from pipeline.manifest import read_manifest
 from pipeline.plan import Plan, ShardPlan
 from pipeline.tidy import CacheMode
 from shards.reader import record_files
@@ -114,7 +113,8 @@ def differences(record: ShardRecord, shard: ShardPlan, fingerprint: Fingerprint)
 
 def foresee(data: DataFolder, config: EncodeConfig) -> str:
     """What a run would do; writes nothing and loads no encoder."""
-    plan = data.foresee_plan(read_manifest(data.manifest), config.shards if config.force else "")
+    with data.read_segments() as rows:
+        plan = data.foresee_plan(rows.in_order(), config.shards if config.force else "")
     chosen = choose(plan, config.shards)
     todo, complete = split_complete(chosen, data, None, config)
     size = num_bytes(

@@ -251,7 +251,7 @@ def _planned(videos: Sequence[Path], folder: Path, encoders: Encoders) -> tuple[
     crawl(videos, data.manifest, CrawlConfig(num_shards=1, test_share=0.0))
     rows = data.read_segments()
     config = EncodeConfig(preset="small", device="cpu", cache="keep", feature_codec="fp16", force=True)
-    return list(data.freeze_plan(rows.values()).values()), Work.of(data, rows, encoders, config)
+    return list(data.freeze_plan(rows.in_order()).values()), Work.of(data, rows, encoders, config)
 
 
 def _write_durably(path: Path, content: memoryview) -> None:

@@ -26,7 +26,7 @@ def manifest(folder: Path, segments: list[Segment]) -> Path:
 def test_rows_are_the_manifests_by_key_and_in_order(tmp_path: Path) -> None:
     segments = made(50)
     rows = ManifestRows(manifest(tmp_path, segments))
-    assert list(rows.values()) == segments
+    assert list(rows.in_order()) == segments
     assert dict(rows) == {one.key: one for one in segments}
     assert "not there" not in rows
     assert rows.get("not there") is None
@@ -61,9 +61,25 @@ def test_a_damaged_row_is_named_when_the_manifest_is_opened(tmp_path: Path) -> N
         ManifestRows(path)
 
 
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    segments = made(5)
+    twin = replace(segments[2], group="another")
+    with pytest.raises(ValueError, match=rf"the key {twin.key} is there twice\. Leave one"):
+        ManifestRows(manifest(tmp_path, [*segments, twin]))
+    rows = ManifestRows(manifest(tmp_path, [*segments, replace(twin, dropped="silence")]))
+    assert rows[twin.key] == segments[2]
+
+
+def test_the_manifests_file_is_closed(tmp_path: Path) -> None:
+    with ManifestRows(manifest(tmp_path, made(2))) as rows:
+        assert len(list(rows)) == 2
+    with pytest.raises(ValueError, match="closed"):
+        list(rows)
+
+
 def test_an_empty_manifest_has_no_rows(tmp_path: Path) -> None:
     rows = ManifestRows(manifest(tmp_path, []))
-    assert (len(rows), list(rows.values())) == (0, [])
+    assert (len(rows), list(rows.in_order())) == (0, [])
     assert "a" not in rows
 
 
