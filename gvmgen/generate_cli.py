@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from gvmgen.config import MODEL_PRESETS
+from gvmgen import options
 from gvmgen.console import ExitCode, run
 from gvmgen.jobs import Job, Outcome, check_work, find_work, json_line, seconds, table
 from gvmgen.progress import StageBar
@@ -16,8 +16,6 @@ from gvmgen.progress import StageBar
 if TYPE_CHECKING:
     from gvmgen.finish.film import Original
     from gvmgen.finish.mastering import Ending
-
-PRESETS = ", ".join(MODEL_PRESETS)
 
 generate_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -94,23 +92,11 @@ def generate_command(
         float | None,
         typer.Option(help="Above 1 bolder, below 1 tamer.", show_default="the model's own, else 1"),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A model's or a run's folder.",
-            show_default="newest checkpoint in ./runs, else the model in the box",
-        ),
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help=f"Take a model of this size: {PRESETS}. $GVM_PRESET sets it too.")
-    ] = None,
-    runs: Annotated[str, typer.Option(help="Folder of all runs.")] = "runs",
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 …", show_default="a GPU where there is one")
-    ] = None,
-    precision: Annotated[
-        str, typer.Option(help="Of the decoding: auto (the fastest good one), fp32, bf16, int8.")
-    ] = "auto",
+    model: options.Model = None,
+    preset: options.Preset = None,
+    runs: options.Runs = "runs",
+    device: options.Device = None,
+    precision: options.Precision = "auto",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew instead of going on where a run was interrupted.")
     ] = False,

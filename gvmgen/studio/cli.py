@@ -10,10 +10,8 @@ from typing import Annotated
 
 import typer
 
-from gvmgen.config import MODEL_PRESETS
+from gvmgen import options
 from gvmgen.console import run
-
-PRESETS = ", ".join(MODEL_PRESETS)
 
 studio_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -36,23 +34,11 @@ def studio_command(
     ] = None,
     max_upload: Annotated[float, typer.Option(min=0, help="Megabytes of a video.")] = 4000,
     max_length: Annotated[float, typer.Option(min=0, help="Minutes of a video.")] = 60,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A model's or a run's folder.",
-            show_default="newest checkpoint in ./runs, else the model in the box",
-        ),
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help=f"Take a model of this size: {PRESETS}. $GVM_PRESET sets it too.")
-    ] = None,
-    runs: Annotated[str, typer.Option(help="Folder of all runs.")] = "runs",
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 …", show_default="a GPU where there is one")
-    ] = None,
-    precision: Annotated[
-        str, typer.Option(help="Of the decoding: auto (the fastest good one), fp32, bf16, int8.")
-    ] = "auto",
+    model: options.Model = None,
+    preset: options.Preset = None,
+    runs: options.Runs = "runs",
+    device: options.Device = None,
+    precision: options.Precision = "auto",
 ) -> None:
     """Compose music for videos on a web page of this machine.
 
