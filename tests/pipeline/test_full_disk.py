@@ -40,7 +40,7 @@ def test_a_disk_that_fills_up_half_way_costs_nothing(
 ) -> None:
     done = on_small_disk(sys.executable, str(FULL_DISK), str(data.root), str(disk), cache)
     assert done.returncode == 0, done.stderr
-    assert "data: No space left on device. Make room" in done.stdout
+    assert "Make room" in done.stdout  # seen by the look before a shard, or by the write itself
     assert written(data) == uninterrupted
 
 
