@@ -418,7 +418,7 @@ def surprise(logits: Tensor, codes: Tensor) -> float:
 def bench_trained(model: Path, data: Path, num_segments: int = 2) -> Figures:
     """Quality on real sequences: a trained model, and segments of the test split."""
     network, info = load_model(model)
-    shards = ShardSet.open(data, split="test")
+    shards = ShardSet.open(data / "shards", split="test")
     figures: list[Figures] = []
     for index in range(min(num_segments, len(shards))):
         sample = shards.read(index)
@@ -476,7 +476,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16, help="steps timed at each position; default 16")
     parser.add_argument("--no-peers", action="store_true", help="leave audiocraft and transformers out")
     parser.add_argument("--model", type=Path, help="a trained model's folder, for the quality of int8")
-    parser.add_argument("--data", type=Path, default=Path("data/shards"), help="shards for --model")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="folder that holds shards/, for --model"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     figures: Figures = {}
