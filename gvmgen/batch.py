@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from gvmgen.finish.ffmpeg import whole_file
 from gvmgen.finish.film import left_out
 from gvmgen.finish.mastering import SOUND_SUFFIXES
-from gvmgen.generate import Composer
+from gvmgen.generate import Composer, Music
 from gvmgen.jobs import Job, Outcome, Work, check_video
 from gvmgen.progress import StageBar
-from gvmgen.resuming import Say, file_digest, kept_beside
+from gvmgen.resuming import Say, Unkept, file_digest, kept_beside
+from gvmgen.windows import Progress
 
 if TYPE_CHECKING:
     from gvmgen.judge import Judge
@@ -75,6 +76,24 @@ def about(composer: Composer, job: Job, video: Path) -> dict[str, Any]:
     }
 
 
+def compose_takes(
+    composer: Composer, job: Job, video: Path, judge: Judge | None, kept: Unkept, progress: Progress
+) -> list[Music]:
+    """The pieces that the job wants of a video, in the order of their seeds."""
+    return composer.takes(
+        video,
+        job.takes,
+        seed=job.seed,
+        start_s=job.start_s,
+        duration_s=job.length_s,
+        preview_s=job.preview_s,
+        sampling=composer.sampling(**job.sampling),
+        look=None if judge is None else judge.look,
+        kept=kept,
+        progress=progress,
+    )
+
+
 def score_one(
     composer: Composer, job: Job, video: Path, output: Path, bar: StageBar, judge: Judge | None = None
 ) -> Outcome:
@@ -85,18 +104,7 @@ def score_one(
     for line in left_out(video, output):
         bar.say(line)
     with kept_beside(output, about(composer, job, video), bar.say, fresh=job.fresh) as kept:
-        takes = composer.takes(
-            video,
-            job.takes,
-            seed=job.seed,
-            start_s=job.start_s,
-            duration_s=job.length_s,
-            preview_s=job.preview_s,
-            sampling=composer.sampling(**job.sampling),
-            look=None if judge is None else judge.look,
-            kept=kept,
-            progress=bar,
-        )
+        takes = compose_takes(composer, job, video, judge, kept, bar)
         best, rows = takes[0], []
         if len(takes) > 1:
             from gvmgen.takes import keep_takes, ranked

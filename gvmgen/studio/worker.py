@@ -78,24 +78,14 @@ def _served(composer: Composer, order: dict[str, Any], report: Report) -> dict[s
 
 def serve(composer: Composer, job: Job, video: Path, folder: Path, report: Report) -> list[dict[str, Any]]:
     """Compose, rank and finish what is wanted; returns a row a take, the best first."""
-    from gvmgen.batch import about
+    from gvmgen.batch import about, compose_takes
     from gvmgen.resuming import kept_beside
 
     progress = _throttled(report)
     suffix = film_suffix(job, video, folder)
     judge = _judge(composer, job)
     with kept_beside(folder / "takes", about(composer, job, video), _note) as kept:
-        takes = composer.takes(
-            video,
-            job.takes,
-            seed=job.seed,
-            start_s=job.start_s,
-            duration_s=job.length_s,
-            sampling=composer.sampling(**job.sampling),
-            look=None if judge is None else judge.look,
-            kept=kept,
-            progress=progress,
-        )
+        takes = compose_takes(composer, job, video, judge, kept, progress)
         rows = []
         for number, take in enumerate(in_order(takes, progress, judge)):
             progress("finishing", number, len(takes))
