@@ -145,23 +145,32 @@ def test_a_broken_weights_file_is_named(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+# Memory of its own: pages of the mapped file are the system's, and `ru_maxrss` begins at the parent's value.
 MEASURE = """
-import resource, sys
+import sys, threading, time
 from pathlib import Path
+import torch
 from gvmgen.checkpoint import load_model
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before = peak()
-model, _ = load_model(Path(sys.argv[1]), dtype=getattr(__import__("torch"), sys.argv[2]))
-touched = sum(parameter.double().sum().item() for parameter in model.parameters() if parameter.ndim == 1)
-held = sum(parameter.nbytes for parameter in model.parameters())
-largest = max(parameter.numel() for parameter in model.parameters()) * 8
-print((peak() - before) / (held + largest))
+def own():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+def watch():
+    while not done.is_set():
+        seen.append(own())
+        time.sleep(0.001)
+done, seen = threading.Event(), [own()]
+watcher = threading.Thread(target=watch)
+watcher.start()
+model, _ = load_model(Path(sys.argv[1]), dtype=getattr(torch, sys.argv[2]))
+done.set()
+watcher.join()
+print((max(seen) - seen[0]) / sum(parameter.nbytes for parameter in model.parameters()))
 """
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_loading_makes_no_second_copy_of_the_weights(tmp_path: Path, dtype: str) -> None:
+@pytest.mark.parametrize(("dtype", "copies"), [("float32", 0.0), ("bfloat16", 1.0)])  # as in the file: mapped
+def test_loading_makes_no_second_copy_of_the_weights(tmp_path: Path, dtype: str, copies: float) -> None:
     save_model(tmp_path, make_network(dim=768, num_layers=6), INFO)  # 170 MB
     command = [sys.executable, "-c", MEASURE, str(tmp_path), dtype]
     ratio = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert ratio < 1.25
+    assert ratio < copies + 0.35
