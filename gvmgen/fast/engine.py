@@ -121,11 +121,14 @@ class PackedDecoder:
 
     def _matrix(self, linear: nn.Linear, parts: int, words: Tensor, scales: Tensor) -> abi.Matrix:
         outputs, inputs = linear.weight.shape
-        weight = linear.weight.unflatten(0, (parts, -1, BLOCK)).transpose(0, 1).flatten(0, 2)
-        blocks, row_scales = packed(weight, self.precision)
-        words.view(blocks.shape).copy_(blocks)
-        if row_scales is not None:
-            scales.copy_(row_scales)
+        heads = linear.weight.unflatten(0, (parts, -1, BLOCK)).transpose(0, 1)  # [N, parts, 64, inputs]
+        spaces = words.view(len(heads), -1), scales.view(len(heads), -1)
+        # a head at a time: what `packed` makes on the way stays small, and leaves no holes in the heap
+        for head, head_words, head_scales in zip(heads, *spaces, strict=True):
+            blocks, row_scales = packed(head.flatten(0, 1), self.precision)
+            head_words.view(blocks.shape).copy_(blocks)
+            if row_scales is not None:
+                head_scales.copy_(row_scales)
         if self.release:
             abi.load().let_go(linear.weight.data_ptr(), linear.weight.nbytes)
             linear.weight.data = linear.weight.new_empty(0)
