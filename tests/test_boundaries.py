@@ -164,7 +164,7 @@ FLAGS = {  # of every command, in any order: scripts and habits hang on them. Wh
     ),
     "gvm-eval ablate": (
         "--data --evaluator --out --preset --only --seeds --steps --batch-size --lr --warmup-steps --crop-s "
-        "--init --precision"
+        "--init --precision --pieces --guidance"
     ),
     "gvm-eval listen": "--videos --system --out --films --seconds --seed --soundfont",
     "gvm-eval listen-results": "--key --out",

@@ -97,6 +97,8 @@ def ablate_command(
         Path | None, typer.Option(help="A model folder: variants start from those of its weights that fit.")
     ] = None,
     precision: Annotated[str, typer.Option(help="no (fp32), bf16, fp16 or auto.")] = "auto",
+    pieces: Annotated[int, typer.Option(min=1, help="Composed for each test video; their mean counts.")] = 4,
+    guidance: Annotated[float, typer.Option(help="How strongly they follow it; 1 is off.")] = 3.0,
 ) -> None:
     """Train and measure the publication's table 5: what each part of the network is worth.
 
@@ -122,7 +124,14 @@ def ablate_command(
     from gvmgen.evaluation.ablation import VARIANTS, Ablation, ablate
 
     ablation = Ablation(
-        base=base, evaluator=evaluator, out=out, variants=only or tuple(VARIANTS), num_seeds=seeds, init=init
+        base=base,
+        evaluator=evaluator,
+        out=out,
+        variants=only or tuple(VARIANTS),
+        num_seeds=seeds,
+        num_pieces=pieces,
+        guidance=guidance,
+        init=init,
     )
     if ablate(ablation):
         print((out / "table.md").read_text(), end="")

@@ -10,21 +10,25 @@ import pytest
 import torch
 
 from gvmgen.config import ModelConfig, TrainConfig, model_config
+from gvmgen.decoding import SamplingConfig
 from gvmgen.encoders.audio import AudioCodec
 from gvmgen.encoders.presets import encoder_config
 from gvmgen.evaluation.ablation import (
     VARIANTS,
     Ablation,
+    Task,
     ablate,
     compose_all,
     fitting_start,
     interval,
     markdown,
     video_level_data,
+    watch,
 )
 from gvmgen.evaluation.config import EvaluatorConfig
 from gvmgen.evaluation.evaluator import EvaluatorInfo, save_evaluator
 from gvmgen.evaluation.model import EvaluationModel
+from gvmgen.fast import choose_engines
 from gvmgen.model import GVMGen
 from shards.reader import ShardSet
 from shards.spec import CODE_RATE, NUM_PATCHES, Sample
@@ -82,7 +86,12 @@ def base(data: Path) -> TrainConfig:
 
 def test_what_is_measured_is_not_trained_again(data: Path, evaluator: Path, tmp_path: Path) -> None:
     ablation = Ablation(
-        base=base(data), evaluator=evaluator, out=tmp_path, variants=("base", "video_level"), num_seeds=1
+        base=base(data),
+        evaluator=evaluator,
+        out=tmp_path,
+        variants=("base", "video_level"),
+        num_seeds=1,
+        num_pieces=2,
     )
     assert ablate(ablation)
     kept, lost = tmp_path / "base_0" / "figures.json", tmp_path / "video_level_0" / "figures.json"
@@ -122,12 +131,15 @@ def test_music_does_not_depend_on_what_is_composed_beside_it(
     torch.manual_seed(2)
     network = GVMGen(base(data).model_config).eval()
     test_set = ShardSet.open(data / "shards", "test")
-    together = compose_all(network, test_set, VARIANTS["base"], seed=1)
+    seen = [watch(network, test_set.read(index), VARIANTS["base"]) for index in range(len(test_set))]
+    tasks = [Task(conditions, 20 + 10 * (i == 1), seed=i) for i, conditions in enumerate(seen)]
+    engines = choose_engines(network)
+    together = compose_all(network, engines, SamplingConfig(), tasks)
     monkeypatch.setattr("gvmgen.evaluation.ablation.ROWS_AT_ONCE", 1)
-    alone = compose_all(network, test_set, VARIANTS["base"], seed=1)
-    assert sorted(together) == [0, 1, 2]
-    assert all(torch.equal(together[index], alone[index]) for index in together)
-    assert not torch.equal(together[0], together[1])
+    alone = compose_all(network, engines, SamplingConfig(), tasks)
+    assert [codes.shape for codes in together] == [(1, 4, 20), (1, 4, 30), (1, 4, 20)]
+    assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
+    assert not torch.equal(together[0], together[2])
 
 
 def test_a_variant_starts_from_the_weights_that_fit(data: Path, tmp_path: Path) -> None:
