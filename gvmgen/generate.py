@@ -25,7 +25,7 @@ from gvmgen.encoders.fingerprint import encoder_fingerprint
 from gvmgen.encoders.media import read_frames
 from gvmgen.encoders.presets import encoder_config
 from gvmgen.encoders.video import VideoEncoder
-from gvmgen.fast import Engines, choose_engines
+from gvmgen.fast.choice import Engines, choose_engines
 from gvmgen.finish.film import Original, write_film
 from gvmgen.finish.mastering import SOUND_SUFFIXES, Mastering, write_sound
 from gvmgen.finish.sound import Sound

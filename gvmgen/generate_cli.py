@@ -10,6 +10,7 @@ import typer
 
 from gvmgen import options
 from gvmgen.console import ExitCode, run
+from gvmgen.fast import build
 from gvmgen.jobs import Job, Outcome, check_work, find_work, json_line, seconds, table
 from gvmgen.progress import StageBar
 
@@ -131,6 +132,8 @@ def generate_command(
     check_work(job, work)
     with StageBar() as bar:  # before the imports, which take seconds
         bar("loading", 0, 1)
+        if device != "cuda":
+            build.begin()
         from gvmgen.batch import score_all
         from gvmgen.decoding import SamplingConfig
         from gvmgen.generate import Composer

@@ -24,7 +24,7 @@ from gvmgen.evaluation.agreement import Agreement, measure
 from gvmgen.evaluation.evaluator import Evaluator, load_evaluator
 from gvmgen.evaluation.extras import needed
 from gvmgen.evaluation.seconds import Pair, make_pair, video_seconds
-from gvmgen.fast import Engines, choose_engines
+from gvmgen.fast.choice import Engines, choose_engines
 from gvmgen.model import GVMGen
 from gvmgen.runs import RunFolder, step_of, write_text
 from gvmgen.train import train
@@ -207,7 +207,7 @@ def measure_variant(
     videos = [video_seconds(torch.from_numpy(sample.features)) for sample in samples]
     seen = [watch(network.eval(), sample, variant) for sample in samples]
     lengths = [min(sample.codes.shape[1], network.config.window_s * CODE_RATE) for sample in samples]
-    engines = choose_engines(network, "fp32")
+    engines = choose_engines(network)
     sampling = SamplingConfig(guidance=ablation.guidance)
     rounds = []
     for piece in range(ablation.num_pieces):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -10,21 +11,38 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("decoder.cpp")
 HEADER = Path(__file__).with_name("precision.h")
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-Wno-psabi", "-pthread", "-shared", "-fPIC"]
 COMPILE_TIMEOUT_S = 300
+_BUILDING = threading.Lock()
 
 
 class BuildError(RuntimeError):
     """The library cannot be had here. Says why; the plain PyTorch path is the way on."""
 
 
-@functools.cache
+def begin() -> None:
+    """Start to compile what `library` will ask for, if it must be, while this process goes on."""
+
+    def build() -> None:
+        with contextlib.suppress(BuildError):  # `library` says it to those who need it
+            library()
+
+    threading.Thread(target=build).start()
+
+
 def library() -> ctypes.CDLL:
     """The compiled decoder; a machine's first call compiles it, for some seconds. Raises BuildError."""
+    with _BUILDING:
+        return _library()
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
     compiler = shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise BuildError("no C++ compiler: set CXX, or install g++ or clang++")

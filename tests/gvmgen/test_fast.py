@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from gvmgen.decoding import DecodingEngine, PlainEngine, SamplingConfig, generate_codes
-from gvmgen.fast import abi, build, choose_engines
+from gvmgen.fast import abi, build
+from gvmgen.fast.choice import choose_engines
 from gvmgen.fast.engine import PRECISIONS, PackedDecoder, Precision
 from gvmgen.model import GVMGen
 from tests.gvmgen.networks import make_codes, make_features, make_network
@@ -148,14 +149,29 @@ def test_without_a_compiler_pytorch_decodes_and_says_so(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("GVM_CACHE", str(tmp_path))
-    build.library.cache_clear()
+    build._library.cache_clear()
     try:
         engines = choose_engines(make_network(**SIZES), "bf16")
         assert engines.description.startswith("bf16, PyTorch (no C++ compiler")
         with pytest.raises(ValueError, match="int8 cannot be had: no C"):
             choose_engines(make_network(**SIZES), "int8")
     finally:
-        build.library.cache_clear()
+        build._library.cache_clear()
+
+
+def test_what_was_begun_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls, compiler = tmp_path / "calls", tmp_path / "g++"
+    compiler.write_text(f'#!/bin/sh\nsleep 0.2\necho "$@" >> {calls}\nexec g++ "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("GVM_CACHE", str(tmp_path))
+    build._library.cache_clear()
+    try:
+        build.begin()
+        assert build.library().max_rows() > 0
+        assert len([call for call in calls.read_text().splitlines() if "-shared" in call]) == 1
+    finally:
+        build._library.cache_clear()
 
 
 def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -164,18 +180,20 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_pa
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("GVM_CACHE", str(tmp_path))
-    build.library.cache_clear()
+    build._library.cache_clear()
     try:
         with pytest.raises(build.BuildError, match="no such processor"):
             build.library()
         assert not list((tmp_path / "gvmgen").iterdir())
     finally:
-        build.library.cache_clear()
+        build._library.cache_clear()
 
 
 def test_engines_are_chosen_by_what_the_network_is() -> None:
-    assert choose_engines(make_network(**SIZES)).description == "fp32, PyTorch (a little network)"
-    assert choose_engines(make_network(**SIZES), "int8").description.startswith("int8, compiled")
+    assert choose_engines(make_network(**SIZES)).description == "int8, compiled, 1 thread"  # it is little
+    assert choose_engines(make_network(**SIZES), "bf16").description == "bf16, compiled, 1 thread"
+    plain = "fp32, PyTorch (the compiled decoder wants heads of width 64, not"
+    assert choose_engines(make_network()).description.startswith(plain)
     with pytest.raises(ValueError, match="wants heads of width 64"):
         choose_engines(make_network(), "int8")
     with pytest.raises(ValueError, match="'int3' is unknown; known: auto, fp32, bf16, int8"):

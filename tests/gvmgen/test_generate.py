@@ -24,7 +24,7 @@ from gvmgen.encoders.audio import AudioCodec
 from gvmgen.encoders.fingerprint import encoder_fingerprint
 from gvmgen.encoders.media import MediaError, probe
 from gvmgen.encoders.video import VideoEncoder
-from gvmgen.fast import choose_engines
+from gvmgen.fast.choice import choose_engines
 from gvmgen.generate import Composer
 from gvmgen.windows import Window, compose, planned, play
 from shards.spec import CODE_RATE, SAMPLE_RATE

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gvmgen.checkpoint import load_model
-from gvmgen.fast import choose_engines
+from gvmgen.fast.choice import choose_engines
 from gvmgen.runs import MODEL_IN_THE_BOX
 
 SECONDS_TO_LOAD = {
@@ -45,8 +45,13 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.usefixtures("two_threads")
-def test_a_little_network_composes_in_one_thread_and_leaves_the_rest_as_it_was() -> None:
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gvmgen.fast.choice.why_plain", lambda _: "no compiler")
+
+
+@pytest.mark.usefixtures("two_threads", "no_compiler")
+def test_in_pytorch_a_little_network_composes_in_one_thread_and_leaves_the_rest_as_it_was() -> None:
     engines = choose_engines(load_model(MODEL_IN_THE_BOX)[0])
     with engines.at_work():
         assert torch.get_num_threads() == 1
@@ -56,9 +61,8 @@ def test_a_little_network_composes_in_one_thread_and_leaves_the_rest_as_it_was()
     assert torch.get_num_threads() == 2
 
 
-@pytest.mark.usefixtures("two_threads")
-def test_a_large_network_composes_in_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gvmgen.fast.LITTLE", 0)
-    monkeypatch.setattr("gvmgen.fast.why_plain", lambda *_: "no compiler")
+@pytest.mark.usefixtures("two_threads", "no_compiler")
+def test_in_pytorch_a_large_network_composes_in_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gvmgen.fast.choice.LITTLE", 0)
     with choose_engines(load_model(MODEL_IN_THE_BOX)[0]).at_work():
         assert torch.get_num_threads() == 2

@@ -28,7 +28,7 @@ from gvmgen.evaluation.ablation import (
 from gvmgen.evaluation.config import EvaluatorConfig
 from gvmgen.evaluation.evaluator import EvaluatorInfo, save_evaluator
 from gvmgen.evaluation.model import EvaluationModel
-from gvmgen.fast import choose_engines
+from gvmgen.fast.choice import choose_engines
 from gvmgen.model import GVMGen
 from shards.reader import ShardSet
 from shards.spec import CODE_RATE, NUM_PATCHES, Sample
