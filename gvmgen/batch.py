@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gvmgen.evaluation.listener import listener
 from gvmgen.finish.ffmpeg import whole_file
 from gvmgen.finish.film import left_out
 from gvmgen.finish.mastering import SOUND_SUFFIXES
@@ -47,9 +48,8 @@ def find_judge(composer: Composer, job: Job, say: Say) -> Judge | None:
     used, or is one that the job names and reads through other encoders.
     """
     from gvmgen.judge import OtherEncodersError, load_judge
-    from gvmgen.takes import check_ranking
 
-    check_ranking()
+    listener()
     try:
         return load_judge(composer, job.evaluator)
     except OtherEncodersError:

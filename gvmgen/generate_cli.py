@@ -130,10 +130,14 @@ def generate_command(
     )
     work = find_work(video, output, suffix)
     check_work(job, work)
-    with StageBar() as bar:  # before the imports, which take seconds
-        bar("loading", 0, 1)
+    with StageBar() as bar:
+        bar("loading", 0, 1)  # the imports take seconds; what else does is begun beside them
         if device != "cuda":
             build.begin()
+        if takes > 1:
+            from gvmgen.evaluation.listener import listener
+
+            listener()
         from gvmgen.batch import score_all
         from gvmgen.decoding import SamplingConfig
         from gvmgen.generate import Composer

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from gvmgen.evaluation.content import cut_alignment, energy_motion, onset_motion
-from gvmgen.evaluation.extras import needed
+from gvmgen.evaluation.listener import listener
 from gvmgen.evaluation.motion import GRID_RATE, Motion, measure_motion
-from gvmgen.evaluation.sound import measure_course
 from gvmgen.finish.mastering import SOUND_SUFFIXES, Mastering
 from gvmgen.finish.sheet import Card, contact_sheet
 from gvmgen.generate import Music
@@ -42,11 +41,6 @@ class Take:
     music: Music
     scores: Scores
     rank: float  # mean over the scores that count of the place among all takes, 1 the first
-
-
-def check_ranking() -> None:
-    """Raise MissingExtraError where what ranks takes is not installed."""
-    needed("librosa")
 
 
 def ranked(takes: Sequence[Music], progress: Progress, judge: Judging | None = None) -> list[Take]:
@@ -84,7 +78,7 @@ def fit(music: Music, motion: Motion) -> Scores:
 
 def _fit(waveform: np.ndarray, motion: Motion) -> dict[str, float]:
     """Of float32 [N] as far as the motion goes."""
-    course = measure_course(waveform[: round(motion.duration_s * SAMPLE_RATE)])
+    course = listener().course(waveform[: round(motion.duration_s * SAMPLE_RATE)])
     return {
         "cut_onsets": cut_alignment(course.onsets, motion),
         "onset_motion": onset_motion(course, motion),

@@ -110,11 +110,10 @@ def _judge(composer: Composer, job: Job) -> Judge | None:
 
 def in_order(takes: Sequence[Music], progress: Progress, judge: Judge | None) -> list[Take]:
     """The best first. As they came, without scores: one take, or where what ranks is not installed."""
-    from gvmgen.takes import Take, check_ranking, ranked
+    from gvmgen.takes import Take, ranked
 
     try:
         if len(takes) > 1:
-            check_ranking()
             return ranked(takes, progress, None if judge is None else judge.cmr)
     except MissingExtraError:
         pass

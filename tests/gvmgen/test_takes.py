@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("librosa", reason="librosa measures what takes are ranked by")
 
 from gvmgen import takes
+from gvmgen.evaluation.listener import Listener
 from gvmgen.evaluation.motion import GRID_RATE, Motion
 from gvmgen.evaluation.sound import Course, measure_course
 from gvmgen.finish.sound import Sound
@@ -64,12 +65,12 @@ def test_the_judge_counts_beside_the_cuts_and_decides_between_equals(monkeypatch
 def test_a_long_piece_is_measured_in_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
 
-    def measure(waveform: np.ndarray) -> Course:
+    def course(_: Listener, waveform: np.ndarray) -> Course:
         lengths.append(len(waveform))
         return measure_course(waveform)
 
     at_once = fit(clicking(4, CUTS), motion())
-    monkeypatch.setattr(takes, "measure_course", measure)
+    monkeypatch.setattr(Listener, "course", course)
     monkeypatch.setattr(takes, "STRETCH_S", 4)
     parts = fit(clicking(4, CUTS), motion())
     assert lengths == [4 * SAMPLE_RATE] * 2
