@@ -5,8 +5,9 @@ A step is one of 50 a second, for two rows (guidance), with its sampling. `steps
 30 s of music, from steps around 50, 800 and 1400: their mean is the piece's middle, and a step's time grows
 evenly. `piece_30s_seconds` is a whole piece. The limit: after each step the same threads read the very memory
 that the step had to read, weights and past, and do nothing else; `limit_fraction` is the median, over the
-steps, of the reading's time before and after a step over the step's own. `beyond_mb` is what a process that
-loads a model and composes takes at most beyond its packed weights and caches, with PyTorch itself.
+steps, of the reading's time before and after a step over the step's own. Each take has a past of its own, so
+eight must read `takes8.bytes_ratio` times what one must. `beyond_mb` is what a process that loads a model
+and composes takes at most beyond its packed weights and caches, with PyTorch itself: 530 MB to import it.
 
 Weights are random, of the real sizes; `--model` names trained ones for the quality of int8 on `--data`.
 audiocraft and transformers compute the same shape; where one is not installed, or memory does not hold a
@@ -194,10 +195,10 @@ def bench_piece(packed: PackedDecoder) -> float:
     return time.perf_counter() - begin
 
 
-def bench_takes(packed: PackedDecoder, num_steps: int) -> float:
-    """What eight takes cost against one, averaged over a piece; measured in turns."""
+def bench_takes(packed: PackedDecoder, num_steps: int) -> Figures:
+    """What eight takes cost against one, over a whole piece, measured in turns, and what they must read."""
     engines = [filled_engine(packed, num_takes) for num_takes in (NUM_TAKES, 1)]
-    costs = [0.0, 0.0]
+    costs, read = [0.0, 0.0], [0, 0]
     for position in POSITIONS:
         clocks = [Clock(), Clock()]
         for _ in range(4):
@@ -205,7 +206,8 @@ def bench_takes(packed: PackedDecoder, num_steps: int) -> float:
                 clock.began = None
                 our_steps(engine, position, num_steps // 2, clock)
         costs = [cost + clock.step_seconds() for cost, clock in zip(costs, clocks, strict=True)]
-    return costs[0] / costs[1]
+        read = [bytes_ + Reading(engine).num_bytes for bytes_, engine in zip(read, engines, strict=True)]
+    return {"takes8.cost_ratio": costs[0] / costs[1], "takes8.bytes_ratio": read[0] / read[1]}
 
 
 def bench_memory(size: str) -> float:
@@ -456,9 +458,9 @@ def bench_fastest(network: GVMGen, size: str, num_steps: int) -> Figures:
 
 def bench_small(network: GVMGen, num_steps: int) -> Figures:
     """What one size is enough for: takes, memory, and rounding."""
-    config, takes, beyond = network.config, "takes8.cost_ratio", "small.int8.beyond_mb"
+    config, beyond = network.config, "small.int8.beyond_mb"
     needed = decoder_bytes(config, "int8", 2 * NUM_TAKES)
-    figures = part(takes, needed, lambda: {takes: bench_takes(unshared(network, "int8"), num_steps)})
+    figures = part("takes8", needed, lambda: bench_takes(unshared(network, "int8"), num_steps))
     needed = decoder_bytes(config, "fp32")
     figures |= part(beyond, needed, lambda: {beyond: bench_memory("small")})
     codes = torch.randint(config.codebook_size, (1, config.num_codebooks, 64))
