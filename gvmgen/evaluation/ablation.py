@@ -43,6 +43,9 @@ MEASURES = {
     "ta": "TA",
     "accuracy_shuffled": "pairs found, shuffled",
 }
+PAIRED = ("loss", "cmr")  # whose difference to the base is told, too
+
+Runs = dict[int, dict[str, float]]  # figures by seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,33 +276,40 @@ def test_loss(run: Path) -> dict[str, float]:
 
 def write_table(ablation: Ablation, truth: Mapping[str, Any]) -> None:
     """`table.md` and `table.json` of what is measured so far."""
-    rows = {
-        name: [json.loads(path.read_text()) for path in results(ablation, name)] for name in ablation.variants
-    }
+    rows = {name: results(ablation, name) for name in ablation.variants}
     write_text(ablation.out / "table.json", json.dumps({"runs": rows, **truth}, indent=2) + "\n")
     write_text(ablation.out / "table.md", markdown(rows, truth["true music"]) + "\n")
 
 
-def results(ablation: Ablation, name: str) -> list[Path]:
-    paths = [ablation.folder(name, seed) / RESULT for seed in range(ablation.num_seeds)]
-    return [path for path in paths if path.exists()]
+def results(ablation: Ablation, name: str) -> Runs:
+    paths = {seed: ablation.folder(name, seed) / RESULT for seed in range(ablation.num_seeds)}
+    return {seed: json.loads(path.read_text()) for seed, path in paths.items() if path.exists()}
 
 
-def markdown(rows: Mapping[str, Sequence[Mapping[str, float]]], truth: Mapping[str, Any]) -> str:
-    """A row a variant: means over seeds with 95 % intervals, and the true music's figures last."""
+def markdown(rows: Mapping[str, Runs], truth: Mapping[str, Any]) -> str:
+    """A row a variant: means over seeds with 95 % intervals, and the true music's figures last.
+
+    Of loss and CMR also the difference to the base with the same seed: a seed's batches are the same for all,
+    and how lucky they are moves the figures more than most variants do.
+    """
     lines = [
         f"{truth['num_pairs']} test videos, batches of {truth['batch_size']}; chance: pairs found and CMR "
         f"{truth['chance']:.3f}, TA {truth['ta_chance']:.3f}. Mean over seeds ± 95 % interval (Student's t).",
         "",
-        "| | seeds | " + " | ".join(MEASURES.values()) + " |",
-        "|---|---|" + "---|" * len(MEASURES),
+        "| | seeds | "
+        + " | ".join([*MEASURES.values(), *(f"{MEASURES[m]} - base's" for m in PAIRED)])
+        + " |",
+        "|---|---|" + "---|" * (len(MEASURES) + len(PAIRED)),
     ]
+    base = rows.get(BASE, {})
     for name, runs in rows.items():
-        cells = [interval([run[measure] for run in runs]) for measure in MEASURES]
+        cells = [interval([run[measure] for run in runs.values()]) for measure in MEASURES]
+        shared = [] if name == BASE else sorted(runs.keys() & base.keys())
+        cells += [interval([runs[seed][m] - base[seed][m] for seed in shared]) for m in PAIRED]
         lines.append(f"| {VARIANTS[name].title} | {len(runs)} | " + " | ".join(cells) + " |")
     true = {name: truth["figures"][name]["true"]["value"] for name in ("accuracy", "cmr", "ta")}
     true["accuracy_shuffled"] = truth["figures"]["accuracy"]["shuffled"]["value"]
-    cells = [f"{true[name]:.3f}" if name in true else "" for name in MEASURES]
+    cells = [f"{true[name]:.3f}" if name in true else "" for name in MEASURES] + [""] * len(PAIRED)
     return "\n".join([*lines, "| the videos' own music | | " + " | ".join(cells) + " |"])
 
 

@@ -162,15 +162,18 @@ def test_an_interval_over_seeds_is_students() -> None:
     assert interval([]) == ""
 
 
-def test_a_table_half_done_is_a_table() -> None:
+def test_a_table_half_done_is_a_table_and_compares_seed_with_seed() -> None:
     run = {"loss": 6.0, "accuracy": 0.5, "cmr": 0.4, "ta": 0.2, "accuracy_shuffled": 0.0625}
+    lucky = run | {"loss": 5.0, "cmr": 0.6}
     figures = {
         name: {"true": {"value": 0.9}, "shuffled": {"value": 0.1}} for name in ("accuracy", "cmr", "ta")
     }
     truth = {"num_pairs": 18, "batch_size": 16, "chance": 0.0625, "ta_chance": 0.067, "figures": figures}
-    text = markdown({"base": [run], "sum": []}, truth)
-    assert "| base: 16 queries, average, time axis | 1 | 6.000 | 0.500 | 0.400 | 0.200 | 0.062 |" in text
-    assert "| queries summed | 0 |  |  |  |  |  |" in text
+    other = {seed: found | {"loss": found["loss"] + 0.1} for seed, found in ((1, lucky), (2, run))}
+    text = markdown({"base": {0: run, 1: lucky}, "queries_1": other, "sum": {}}, truth)
+    assert "| base: 16 queries, average, time axis | 2 | 5.500 ± 6.353 | 0.500 ± 0.000 |" in text
+    assert text.count("| 0.100 | 0.000 |") == 1  # only seed 1 has both
+    assert "| queries summed | 0 |  |  |  |  |  |  |  |" in text
 
 
 def test_an_unknown_variant_lists_the_known(data: Path, tmp_path: Path) -> None:
