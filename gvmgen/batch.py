@@ -71,6 +71,7 @@ def about(composer: Composer, job: Job, video: Path) -> dict[str, Any]:
         "from": job.start_s,
         "length": job.length_s,
         "preview": job.preview_s,
+        "continue from": None if job.continue_from is None else file_digest(Path(job.continue_from)),
         "sampling": asdict(composer.sampling(**job.sampling)),
         "model": composer.identity,
     }
@@ -88,6 +89,7 @@ def compose_takes(
         duration_s=job.length_s,
         preview_s=job.preview_s,
         sampling=composer.sampling(**job.sampling),
+        continue_from=job.continue_from,
         look=None if judge is None else judge.look,
         kept=kept,
         progress=progress,

@@ -22,8 +22,9 @@ from gvmgen.checkpoint import ModelInfo, load_model, weights_file
 from gvmgen.decoding import SamplingConfig
 from gvmgen.encoders.audio import AudioCodec
 from gvmgen.encoders.fingerprint import encoder_fingerprint
-from gvmgen.encoders.media import read_frames
+from gvmgen.encoders.media import read_frames, read_waveform
 from gvmgen.encoders.presets import encoder_config
+from gvmgen.encoders.probe import probe
 from gvmgen.encoders.video import VideoEncoder
 from gvmgen.fast.choice import Engines, choose_engines
 from gvmgen.finish.film import Original, write_film
@@ -33,8 +34,9 @@ from gvmgen.model import GVMGen
 from gvmgen.part import part_duration
 from gvmgen.resuming import Unkept, file_digest
 from gvmgen.runs import find_model
-from gvmgen.windows import UNKEPT, Progress, compose, planned, play, silent
+from gvmgen.windows import UNKEPT, Progress, compose, no_lead, planned, play, silent
 from shards.spec import (
+    CODE_RATE,
     FRAME_RATE,
     SAMPLE_RATE,
     fingerprint_differences,
@@ -208,11 +210,13 @@ class Composer:
         duration_s: float | None = None,
         preview_s: float | None = None,
         sampling: SamplingConfig | None = None,
+        continue_from: str | Path | None = None,
         progress: Progress = silent,
     ) -> Music:
         """Compose music exactly as long as a video, or as the part of it from `start_s` for `duration_s`.
 
         preview_s: compose only the first seconds of that same music. The same seed gives the same music.
+        continue_from: music, or a film with it, whose end the new music goes on from.
         An exception that `progress` raises ends the work.
         Raises MediaError where the file cannot be read as a video, ValueError for a part it does not have.
         """
@@ -224,6 +228,7 @@ class Composer:
             duration_s=duration_s,
             preview_s=preview_s,
             sampling=sampling,
+            continue_from=continue_from,
             progress=progress,
         )[0]
 
@@ -238,6 +243,7 @@ class Composer:
         duration_s: float | None = None,
         preview_s: float | None = None,
         sampling: SamplingConfig | None = None,
+        continue_from: str | Path | None = None,
         look: Look | None = None,
         kept: Unkept = UNKEPT,
         progress: Progress = silent,
@@ -253,21 +259,51 @@ class Composer:
         path, sampling = Path(video), sampling or self.sampling()
         duration_s = part_duration(path, start_s, duration_s)
         heard_s = duration_s if preview_s is None else min(preview_s, duration_s)
-        plan = planned(num_code_frames(duration_s), self.model.config.window_s, num_code_frames(heard_s))
-        seen_s = min(duration_s, plan[-1].frames.stop / FRAME_RATE)
+        lead = no_lead(self.model) if continue_from is None else self._end_of(Path(continue_from))
+        lead_s = lead.shape[1] // CODE_RATE
+        whole, heard = (lead.shape[1] + num_code_frames(each) for each in (duration_s, heard_s))
+        plan = planned(whole, self.model.config.window_s, heard)
+        seen_s = min(duration_s, plan[-1].frames.stop / FRAME_RATE - lead_s)
         conditions, seen = self._watch(path, start_s, seen_s, look, kept, progress)
+        # what went before the video was for a picture that is not known: its first one stands for it
+        conditions = torch.cat([conditions[:1].expand(lead_s * FRAME_RATE, -1, -1), conditions])
         with self.engines.at_work():
-            codes = compose(self.model, conditions, plan, sampling, seeds, progress, self.engines.make, kept)
-        sounds = play(self.codec, codes, round(heard_s * SAMPLE_RATE), progress)
+            codes = compose(
+                self.model, conditions, plan, sampling, seeds, progress, self.engines.make, kept, lead
+            )
+        sounds = play(self.codec, codes, round(heard_s * SAMPLE_RATE), progress, lead.shape[1])
+        codes = codes[:, :, lead.shape[1] :]
         compose_s = time.perf_counter() - started
+        origin = {} if continue_from is None else {"continues": Path(continue_from).name}
         return [
-            Music(sound, path, start_s, seed, self.name, compose_s, self._tags(seed, sampling), row, seen)
+            Music(
+                sound,
+                path,
+                start_s,
+                seed,
+                self.name,
+                compose_s,
+                self._tags(seed, sampling) | origin,
+                row,
+                seen,
+            )
             for seed, sound, row in zip(seeds, sounds, codes, strict=True)
         ]
 
     def sampling(self, **chosen: Any) -> SamplingConfig:
         """The settings chosen, and where nothing is chosen those that the model's weights do best with."""
         return SamplingConfig(**self.info.sampling | chosen)
+
+    def _end_of(self, music: Path) -> Tensor:
+        """Codes int64 [K, T'] of as many of the last whole seconds as one window hands to the next."""
+        end_s = probe(music, needs_picture=False).audio_end_s
+        num_seconds = min(self.model.config.window_s // 3, int(end_s))
+        if num_seconds < 1:
+            raise ValueError(
+                f"{music}: holds {end_s:.2f} s of sound; music to go on from takes a second or more"
+            )
+        waveform = read_waveform(music, end_s - num_seconds, num_seconds)
+        return self.codec.encode(torch.from_numpy(waveform)[None])[0].cpu()
 
     def _tags(self, seed: int, sampling: SamplingConfig) -> dict[str, Any]:
         """What a file says of its music's origin."""

@@ -58,6 +58,10 @@ def generate_command(
     preview: Annotated[
         float | None, typer.Option(help="Only the first seconds of the same music, to hear them soon.")
     ] = None,
+    continue_from: Annotated[
+        str | None,
+        typer.Option(help="Music or a film whose end to go on from, as `--ending cut` leaves it."),
+    ] = None,
     ending: Annotated[str, typer.Option(help="fade, or cut: end with the last frame.")] = "fade",
     loudness: Annotated[
         str,
@@ -119,6 +123,7 @@ def generate_command(
         stop_s=None if stop is None else seconds("--to", stop),
         duration_s=duration,
         preview_s=preview,
+        continue_from=continue_from,
         ending=cast("Ending", ending),  # checked with the rest of the mastering
         loudness=loudness,
         sample_rate=sample_rate,

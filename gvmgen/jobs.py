@@ -42,6 +42,7 @@ class Job:
     stop_s: float | None = None
     duration_s: float | None = None
     preview_s: float | None = None
+    continue_from: str | None = None  # music, or a film with it
     ending: Ending = "fade"
     loudness: str = "-14"
     sample_rate: int | None = None
@@ -58,6 +59,8 @@ class Job:
             raise ValueError(f"--to {self.stop_s:g} does not lie after --from {self.start_s:g}")
         if self.preview_s is not None and self.preview_s <= 0:
             raise ValueError(f"--preview {self.preview_s:g}; give seconds above 0")
+        if self.continue_from is not None and not Path(self.continue_from).is_file():
+            raise ValueError(f"--continue-from {self.continue_from}: no such file")
         if self.evaluator is not None and self.takes < 2:
             raise ValueError("--evaluator ranks takes: give --takes 2 or more")
 

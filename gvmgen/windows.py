@@ -72,10 +72,15 @@ def compose(
     progress: Progress = silent,
     make_engine: EngineMaker | None = None,
     kept: Unkept = UNKEPT,
+    lead: Tensor | None = None,
 ) -> Tensor:
-    """Codes int64 [B, K, T], a row a seed, for a video's conditions [F, M, dim], window by window."""
-    shape, total = (len(seeds), model.config.num_codebooks, 0), plan[-1].stop
-    codes = torch.empty(shape, dtype=torch.int64, device=conditions.device)
+    """Codes int64 [B, K, T], a row a seed, for a video's conditions [F, M, dim], window by window.
+
+    lead: codes int64 [K, T'] that every row begins with; frames and plan count from their beginning.
+    """
+    if lead is None:
+        lead = no_lead(model)
+    codes, total = lead.to(conditions.device).expand(len(seeds), -1, -1), plan[-1].stop
     progress("composing", 0, total)
     for number, window in enumerate(plan):
 
@@ -90,7 +95,7 @@ def compose(
             window.stop - window.start,
             sampling,
             seeds=[seed + (number << 32) for seed in seeds],  # no two windows share random numbers
-            prompt=codes[:, :, window.start :] if number else None,
+            prompt=codes[:, :, window.start :],
             progress=advance,
             make_engine=make_engine,
         )
@@ -100,17 +105,24 @@ def compose(
     return codes
 
 
-def play(codec: AudioCodec, codes: Tensor, num_samples: int, progress: Progress = silent) -> list[Sound]:
-    """The sound of each row of codes [B, K, T], `num_samples` long.
+def no_lead(model: GVMGen) -> Tensor:
+    """Codes int64 [K, 0]: a piece that begins with its video."""
+    return torch.empty(model.config.num_codebooks, 0, dtype=torch.int64)
+
+
+def play(
+    codec: AudioCodec, codes: Tensor, num_samples: int, progress: Progress = silent, first: int = 0
+) -> list[Sound]:
+    """The sound of each row of codes [B, K, T] from code frame `first` on, `num_samples` long.
 
     A stretch at a time: the codec's memory does not grow with the piece. Each starts early, as the
     codec's LSTM hears what went before; after `RUN_UP` it has forgotten how it began.
     """
     sounds = [Sound(SAMPLE_RATE) for _ in codes]
-    total, done = codes.shape[2] * len(codes), 0
+    total, done = (codes.shape[2] - first) * len(codes), 0
     progress("decoding", 0, total)
     for row, sound in zip(codes, sounds, strict=True):
-        for start in range(0, codes.shape[2], STRETCH):
+        for start in range(first, codes.shape[2], STRETCH):
             stop = min(start + STRETCH, codes.shape[2])
             waveform = _stretch(codec, row, start, stop)
             sound.append(waveform[: num_samples - sound.num_samples])

@@ -177,6 +177,39 @@ def test_a_preview_is_the_beginning_of_the_same_music(composer: Composer, video:
     np.testing.assert_allclose(heard, whole.waveform[: len(heard)], atol=1e-5)
 
 
+def test_codes_that_a_piece_begins_with_are_kept_and_heard(conditions: Tensor) -> None:
+    model, plan = make_network(window_s=6), planned(9 * CODE_RATE, 6)
+    lead = torch.arange(2 * CODE_RATE).remainder(7).expand(4, -1)
+    piece, other = (compose(model, conditions, plan, GREEDY, [0], lead=each) for each in (lead, lead.flip(1)))
+    assert torch.equal(piece[0, :, : 2 * CODE_RATE], lead)
+    assert piece.shape[2] == 9 * CODE_RATE
+    assert not torch.equal(piece[..., 2 * CODE_RATE :], other[..., 2 * CODE_RATE :])
+
+
+def test_music_that_goes_on_from_other_music_has_its_videos_length_and_says_so(
+    composer: Composer, video: Path, tmp_path: Path
+) -> None:
+    before = made.make_sound_only(tmp_path / "before.wav", duration_s=3.0)
+    free, music = composer.score(video, seed=2), composer.score(video, seed=2, continue_from=before)
+    assert len(music.waveform) == len(free.waveform)
+    assert not np.array_equal(music.waveform, free.waveform)
+    assert music.tags["continues"] == "before.wav"
+    assert "continues" not in free.tags
+    preview = composer.score(video, seed=2, continue_from=before, preview_s=0.6)
+    heard = preview.waveform[: SAMPLE_RATE // 2]
+    np.testing.assert_allclose(heard, music.waveform[: len(heard)], atol=1e-5)
+
+
+def test_music_too_short_or_silent_to_go_on_from_is_refused(
+    composer: Composer, video: Path, tmp_path: Path
+) -> None:
+    short = made.make_sound_only(tmp_path / "short.wav", duration_s=0.5)
+    with pytest.raises(ValueError, match=r"short\.wav: holds 0\.50 s of sound; .* takes a second or more"):
+        composer.score(video, continue_from=short)
+    with pytest.raises(ValueError, match=r"numbered\.mp4: holds 0\.00 s of sound"):
+        composer.score(video, continue_from=video)
+
+
 def test_each_take_is_the_piece_that_its_seed_gives_alone(composer: Composer, video: Path) -> None:
     takes = composer.takes(video, 3, seed=5)
     assert [take.seed for take in takes] == [5, 6, 7]
