@@ -48,6 +48,7 @@ from shards.spec import SAMPLE_RATE
 CPU = torch.device("cpu")
 CLIP_FLOP = 382e9  # of ViT-L/14@336 for one frame, two for each multiplication with addition
 PEER_BATCHES = (1, 2, 4, 8)
+PRODUCTS = 4  # of matrices in a turn
 
 Figures = dict[str, float]
 Seconds = dict[str, list[float]]  # by contestant, a figure a round
@@ -109,15 +110,30 @@ def bench_clip(sizes: Sizes, videos: Sequence[Path], scratch: Path) -> Figures:
     error = float((ours.encode(pixels[:1]).float() - exact).norm() / exact.norm())
     plain.to(torch.bfloat16)
     floats = pixels.to(torch.bfloat16) / 255
-    batch = min(PEER_BATCHES, key=lambda batch: seconds(lambda: plain(floats[:batch])) / batch)
+    batch = min(
+        PEER_BATCHES,
+        key=lambda batch: in_turns({"peer": lambda: plain(floats[:batch])}, 1)["peer"][0] / batch,
+    )
     a, b = (torch.randn(sizes.side, sizes.side, dtype=torch.bfloat16) for _ in range(2))
+
+    def matrix() -> None:
+        for _ in range(PRODUCTS):
+            a @ b
+
     taken = in_turns(
-        {"ours": lambda: ours.encode(pixels), "peer": lambda: plain(floats[:batch]), "matrix": lambda: a @ b},
+        {
+            "before": matrix,  # a machine's rate moves: the limit is that of the moments beside ours
+            "ours": lambda: ours.encode(pixels),
+            "after": matrix,
+            "peer": lambda: plain(floats[:batch]),
+        },
         sizes.rounds,
     )
-    frames_a_product = 2 * sizes.side**3 / CLIP_FLOP  # as many frames are as much arithmetic
+    taken["matrix"] = [mean(pair) for pair in zip(taken["before"], taken["after"], strict=True)]
+    flop = PRODUCTS * 2 * sizes.side**3
+    frames_a_product = flop / CLIP_FLOP  # as many frames are as much arithmetic
     return {
-        "machine.bf16.gflop_per_s": 2 * sizes.side**3 / median(taken["matrix"]) / 1e9,
+        "machine.bf16.gflop_per_s": flop / median(taken["matrix"]) / 1e9,
         "open_clip.bf16.batch": batch,
         "open_clip.bf16.frames_per_s": batch / median(taken["peer"]),
         "clip.bf16.frames_per_s": CPU_BATCH / median(taken["ours"]),

@@ -81,7 +81,7 @@ class AudioCodec:
         split = _lstm_index(layers)
         sound = waveform.to(self._device)[:, None]  # [B, N] -> [B, 1, N]
         if self._device.type == "cpu":
-            latent = self._quick_encoder(sound, _PIECE, _MARGIN)  # -> [B, D, T]
+            latent = self._quick_encoder(sound)  # -> [B, D, T]
         else:
             latent = _in_pieces(layers[:split], sound, _STRIDE, 1 / _STRIDE)
         return _run(layers[split:], latent)

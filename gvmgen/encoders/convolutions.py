@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -20,8 +21,11 @@ from gvmgen.encoders.encodec import Conv, Residual
 
 Step = Callable[[Tensor, bool], Tensor]  # what a layer does; True where x begins or ends with the sound
 
-_EARLY_RATE = 40  # steps in a code frame: what has more is large, and is computed in pieces that fit a cache
-_EARLY_PIECE, _EARLY_MARGIN = 50, 1  # code frames
+# Stages by their rate at the end, in steps a code frame, and the code frames that each computes at once: few
+# where sound is large, so that it stays in the processor's cache; many where weights are, which oneDNN orders
+# anew for every piece.
+_STAGES = ((40, 10), (8, 50), (1, 1500))
+_MARGIN = 4  # steps at a stage's end, beside a piece; its convolutions see fewer than 3
 
 
 class QuickEncoder:
@@ -29,24 +33,29 @@ class QuickEncoder:
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         strides = [layer.stride if isinstance(layer, Conv) else 1 for layer in layers]
-        left = [prod(strides[i:]) for i in range(len(layers))]  # steps in a code frame, before each layer
-        split = next(i for i, rate in enumerate([*left, 1]) if rate <= _EARLY_RATE)
-        self._early, self._late = _steps_of(layers[:split]), _steps_of(layers[split:])
-        self._unit, self._late_unit = left[0], left[split]
+        rates = [
+            prod(strides[i:]) for i in range(len(layers) + 1)
+        ]  # steps in a code frame, before each layer
+        ends = [next(i for i, rate in enumerate(rates) if rate <= last) for last, _ in _STAGES[:-1]]
+        edges = [0, *ends, len(layers)]
+        self._stages = [
+            (partial(_run, _steps_of(layers[begin:end])), rates[begin] // rates[end], rates[end] * frames)
+            for (begin, end), (_, frames) in zip(pairwise(edges), _STAGES, strict=True)
+        ]
 
-    def __call__(self, sound: Tensor, piece: int, margin: int) -> Tensor:
-        """float32 [B, 1, N] -> [B, C, T]. piece, margin: of the later ones, as in `in_pieces`."""
-        early, late = partial(_run, self._early), partial(_run, self._late)
-        scale = self._late_unit / self._unit
-        x = in_pieces(early, sound[:, :, None], self._unit, scale, _EARLY_PIECE, _EARLY_MARGIN)
-        return in_pieces(late, x, self._late_unit, 1 / self._late_unit, piece, margin)[:, :, 0]
+    def __call__(self, sound: Tensor) -> Tensor:
+        """float32 [B, 1, N] -> [B, C, T]"""
+        x = sound[:, :, None]
+        for compute, stride, piece in self._stages:
+            x = in_pieces(compute, x, stride, 1 / stride, piece, _MARGIN)
+        return x[:, :, 0]
 
 
 def in_pieces(compute: Step, x: Tensor, unit: int, scale: float, piece: int, margin: int) -> Tensor:
     """Compute along the last axis a piece at a time: the same numbers in little memory.
 
-    unit: steps of x in a code frame. scale: steps that come out for one of x. piece: code frames at once.
-    margin: code frames beside a piece, which the computation may see.
+    unit: steps of x that piece and margin are counted in. scale: steps that come out for one of x. piece:
+    how much at once. margin: how much beside a piece the computation may see.
     """
     piece, margin = piece * unit, margin * unit
     pieces = []

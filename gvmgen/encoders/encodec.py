@@ -186,10 +186,9 @@ class Codebook(nn.Module):
 
     def nearest(self, latents: Tensor) -> Tensor:
         """The nearest entry's number. [B, T, D] -> int64 [B, T]"""
-        flat, entries = latents.flatten(0, 1), self.embed.t()
-        squares = flat.pow(2).sum(1, keepdim=True)
-        closeness = -(squares - 2 * flat @ entries + entries.pow(2).sum(0, keepdim=True))
-        return closeness.max(dim=-1).indices.view(latents.shape[:-1])
+        # |x - e|² is least where x e - |e|² / 2 is most: |x|² is the same for every entry.
+        closeness = torch.addmm(-self.embed.pow(2).sum(1) / 2, latents.flatten(0, 1), self.embed.t())
+        return closeness.argmax(dim=-1).view(latents.shape[:-1])
 
 
 class Quantizer(nn.Module):

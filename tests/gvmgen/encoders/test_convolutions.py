@@ -48,24 +48,28 @@ def run(found: list[nn.Module], x: Tensor) -> Tensor:
 def test_they_compute_what_the_layers_do(settings: dict[str, Any], num_samples: int) -> None:
     found, x = layers(**settings), sound(num_samples)
     wanted = run(found, x)
-    given = QuickEncoder(found)(x, piece=60, margin=4)
+    given = QuickEncoder(found)(x)
     assert given.shape == wanted.shape
     assert torch.allclose(given, wanted, atol=1e-5 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1000])
-def test_pieces_of_any_length_leave_no_seam(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
-    monkeypatch.setattr(convolutions, "_EARLY_PIECE", piece)
-    found, x = layers(), sound(30 * FRAME + 100)
+@pytest.mark.parametrize("num_residual_layers", [1, 2])
+def test_pieces_of_any_length_leave_no_seam(
+    monkeypatch: pytest.MonkeyPatch, piece: int, num_residual_layers: int
+) -> None:
+    monkeypatch.setattr(convolutions, "_STAGES", ((40, piece), (8, piece), (1, piece)))
+    found, x = layers(num_residual_layers=num_residual_layers), sound(30 * FRAME + 100)
     wanted = run(found, x)
-    given = QuickEncoder(found)(x, piece=max(4, piece), margin=4)
+    given = QuickEncoder(found)(x)
     assert torch.allclose(given, wanted, atol=1e-5 * float(wanted.abs().max()))
 
 
-def test_too_small_a_margin_would_be_seen() -> None:
+def test_too_small_a_margin_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolutions, "_MARGIN", 0)
     found, x = layers(), sound(30 * FRAME)
     wanted = run(found, x)
-    given = QuickEncoder(found)(x, piece=10, margin=0)
+    given = QuickEncoder(found)(x)
     assert not torch.allclose(given, wanted, atol=1e-3 * float(wanted.abs().max()))
 
 
