@@ -54,6 +54,7 @@ LOOP_CROP_S = (
     5  # six such stretches are one segment's work: a step of the whole batch in a fraction of its time
 )
 LOOP_STEPS = 4
+SETTLING, SETTLED = 2, 3  # steps before those that count, and how many count
 PARTS = ("small", "large", "audiocraft", "loop", "loader")
 # A network of the real classes in which every part runs within seconds, to try the benchmark itself.
 TINY_SIZES = {"feature_dim": 1024, "dim": 64, "num_layers": 2, "num_heads": 2, "transformation_num_layers": 2}
@@ -145,17 +146,21 @@ def in_new_process(function: Callable[..., Any], *arguments: object) -> Any:
 def step_with_our_decoder(config: ModelConfig, seconds: int) -> tuple[float, float]:
     """Seconds of a step, and FLOP/s of matrix products beside it."""
     network = GVMGen(config).train()
-    return second_step(step_of(network, our_loss(network)), config, seconds)
+    return settled_step(step_of(network, our_loss(network)), config, seconds)
 
 
 def step_with_audiocraft(config: ModelConfig, seconds: int) -> tuple[float, float]:
-    return second_step(step_of(*audiocraft_lm(config)), config, seconds)
+    return settled_step(step_of(*audiocraft_lm(config)), config, seconds)
 
 
-def second_step(step: Step, config: ModelConfig, seconds: int) -> tuple[float, float]:
+def settled_step(step: Step, config: ModelConfig, seconds: int) -> tuple[float, float]:
+    """Seconds of a step once steps have settled, and the matrix rate after it.
+
+    A process's first steps still ask the system for memory: each takes longer than the one after it.
+    """
     batch = one_segment(config, seconds)
-    step(*batch)
-    return timed(lambda: step(*batch)), matrix_rate(CPU, torch.bfloat16, MATRIX)
+    times = [timed(lambda: step(*batch)) for _ in range(SETTLING + SETTLED)]
+    return median(times[SETTLING:]), matrix_rate(CPU, torch.bfloat16, MATRIX)
 
 
 def timed(run: Callable[[], object]) -> float:
