@@ -159,7 +159,14 @@ def compose_all(
         with torch.inference_mode():
             conditions = torch.cat([watch(composer, video) for video in batch])
             seeds = [seed * 1_000_003 + start + row for row in range(len(batch))]
-            codes = generate_codes(composer.model, conditions, num_code_frames, sampling, seeds)
+            codes = generate_codes(
+                composer.model,
+                conditions,
+                num_code_frames,
+                sampling,
+                seeds,
+                make_engine=composer.engines.make,
+            )
             waveforms += list(composer.codec.decode(codes).numpy())
         print(f"\rcomposed {len(waveforms)}/{len(videos)}", end="", file=sys.stderr)
     print(file=sys.stderr)
