@@ -124,7 +124,7 @@ def measure_all(measurer: Measurer, jobs: Sequence[Job], workers: int) -> Iterat
             yield job, ""
         else:
             waiting.append(job)
-    if workers == 1 or len(waiting) == 1:
+    if workers == 1 or len(waiting) < 2:
         _start(measurer)
         yield from ((job, _measure(job)) for job in waiting)
         return
