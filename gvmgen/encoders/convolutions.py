@@ -33,9 +33,7 @@ class QuickEncoder:
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         strides = [layer.stride if isinstance(layer, Conv) else 1 for layer in layers]
-        rates = [
-            prod(strides[i:]) for i in range(len(layers) + 1)
-        ]  # steps in a code frame, before each layer
+        rates = [prod(strides[i:]) for i in range(len(layers) + 1)]  # steps a code frame, before each layer
         ends = [next(i for i, rate in enumerate(rates) if rate <= last) for last, _ in _STAGES[:-1]]
         edges = [0, *ends, len(layers)]
         self._stages = [
@@ -44,7 +42,7 @@ class QuickEncoder:
         ]
 
     def __call__(self, sound: Tensor) -> Tensor:
-        """float32 [B, 1, N] -> [B, C, T]"""
+        """float32 [B, 1, N] -> [B, C, T]."""
         x = sound[:, :, None]
         for compute, stride, piece in self._stages:
             x = in_pieces(compute, x, stride, 1 / stride, piece, _MARGIN)
