@@ -68,15 +68,14 @@ class SampleCache:
         Raises StoreError where the store does not answer.
         """
         path = self.folder / extent.name[:2] / extent.name
-        while True:
-            with suppress(FileNotFoundError):  # another process may make room at any moment
-                if self._is_sound(path, extent):
-                    os.utime(path)  # used now
-                    return os.open(path, os.O_RDONLY), None
-            content = extent.tar.read_range(extent.start, extent.end)
-            if (broken := extent.broken(content)) is not None:
-                return -1, broken
-            self._keep(path, content)
+        with suppress(FileNotFoundError):  # whoever makes room may remove it at any moment
+            if self._is_sound(path, extent):
+                os.utime(path)  # used now
+                return os.open(path, os.O_RDONLY), None
+        content = extent.tar.read_range(extent.start, extent.end)
+        if (broken := extent.broken(content)) is not None:
+            return -1, broken
+        return self._keep(path, content), None
 
     def _is_sound(self, path: Path, extent: Extent) -> bool:
         """Whether the file is there and holds the sample; its checksums are compared once a process."""
@@ -88,16 +87,21 @@ class SampleCache:
             self._sound.add(path.name)
         return True
 
-    def _keep(self, path: Path, content: bytes) -> None:
+    def _keep(self, path: Path, content: bytes) -> int:
+        """Write the sample; a descriptor of it, good also where it is removed again to make room."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._room:
             self._make_room(len(content))
         aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-        try:
-            aside.write_bytes(content)
-            aside.rename(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        with aside.open("w+b") as file:
+            try:
+                file.write(content)
+                file.flush()
+                with suppress(FileNotFoundError):  # somebody made room with it
+                    aside.rename(path)
+                return os.dup(file.fileno())
+            finally:
+                aside.unlink(missing_ok=True)
 
     def _make_room(self, needed: int) -> None:
         """Remove what was not used for longest until `needed` more bytes fit."""

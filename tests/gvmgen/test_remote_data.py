@@ -23,10 +23,19 @@ ROOMS = [[make_sample(f"{shard}{number}", 4) for number in range(3)] for shard i
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     monkeypatch.setenv("GVM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GVM_CACHE_GB", "1")  # whatever the disk here has left
     sample_cache.cache_clear()
     with serving_s3() as store:
         yield store
     sample_cache.cache_clear()
+
+
+def uploaded(shards: Path) -> RemotePath:
+    home = shards_of(f"s3://{BUCKET}/set")
+    assert isinstance(home, RemotePath)
+    for path in shards.iterdir():
+        (home / path.name).upload(path)
+    return home
 
 
 def batches(shards: Path, number: int) -> list[dict[str, Any]]:
@@ -37,14 +46,23 @@ def batches(shards: Path, number: int) -> list[dict[str, Any]]:
     ]
 
 
+def test_batches_are_those_of_a_disk_where_the_cache_has_room_for_no_sample(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GVM_CACHE_GB", "0")  # each reader makes room with what the others fetched
+    sample_cache.cache_clear()
+    local = make_shards(tmp_path / "shards", ROOMS)
+    home = uploaded(local)
+    for found, wanted in zip(batches(home, 40), batches(local, 40), strict=True):
+        assert found["keys"] == wanted["keys"]
+        assert torch.equal(found["features"], wanted["features"])
+
+
 def test_batches_are_those_of_a_disk_and_a_lost_server_stops_the_run_instead_of_counting_as_damage(
     store: Store, tmp_path: Path
 ) -> None:
     local = make_shards(tmp_path / "shards", ROOMS)
-    home = shards_of(f"s3://{BUCKET}/set")
-    assert isinstance(home, RemotePath)
-    for path in local.iterdir():
-        (home / path.name).upload(path)
+    home = uploaded(local)
     for found, wanted in zip(batches(home, 7), batches(local, 7), strict=True):
         assert found["keys"] == wanted["keys"]
         assert torch.equal(found["features"], wanted["features"])

@@ -30,6 +30,7 @@ def store() -> Iterator[Store]:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("GVM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GVM_CACHE_GB", "1")  # whatever the disk here has left
     sample_cache.cache_clear()
     yield tmp_path / "cache" / "samples"
     sample_cache.cache_clear()
@@ -120,6 +121,20 @@ def test_the_cache_keeps_to_its_bound_and_lets_go_of_what_was_not_used_for_longe
     use(first)
     use(another)
     assert {path.name for path in kept(cache.folder)} == {first.name, another.name}
+
+
+def test_a_sample_is_read_where_another_process_makes_room_with_it_at_once(
+    home: RemotePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = ShardSet.open(home)  # type: ignore[arg-type]
+    rename = Path.rename
+
+    def removed_first(aside: Path, target: Path) -> Path:
+        aside.unlink()
+        return rename(aside, target)
+
+    monkeypatch.setattr(Path, "rename", removed_first)
+    assert_equal(shards.read(0), SAMPLES[0])
 
 
 def test_a_cut_tar_is_named(home: RemotePath) -> None:
