@@ -37,6 +37,7 @@ class ModelConfig:
         True  # off: the conditions are averaged and added to every step (table 5)
     )
     frame_positions: bool = True  # our time axis on the visual memory; off for imported weights
+    frame_changes: bool = False  # ours, too: each frame also tells what changed since the one before
     dropout: float = 0.0
 
     # codes

@@ -192,6 +192,7 @@ def official_config(checkpoint: Checkpoint) -> ModelConfig:
             checkpoint.setting(video + "qformer.layer_norm_eps")
         ),  # 1e-12 is text in YAML
         frame_positions=False,
+        frame_changes=False,
         **audiocraft_sizes(checkpoint),
     )
 

@@ -157,6 +157,25 @@ class FeatureTransformation(nn.Module):
         )
 
 
+class FrameChanges(nn.Module):
+    """Conditions -> conditions that also tell what changed since the frame before.
+
+    The decoder attends to frames one by one, so a cut or motion, which no single frame shows, it can hardly
+    find. Neither the publication nor the official code has this. Where nothing changes it adds nothing.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.per_frame = config.conditions_per_frame
+        self.up = Linear(config.dim, 2 * config.dim, bias=False)
+        self.down = Linear(2 * config.dim, config.dim, bias=False)
+
+    def forward(self, conditions: Tensor) -> Tensor:
+        """[B, M, D] -> [B, M, D]; the first frame has none before it."""
+        before = torch.cat([conditions[:, : self.per_frame], conditions[:, : -self.per_frame]], dim=1)
+        return conditions + self.down(fn.gelu(self.up(conditions - before)))
+
+
 class KeyValue(NamedTuple):
     """What attention reads. key, value: [B, H, length, D / H]."""
 
@@ -338,13 +357,21 @@ class GVMGen(nn.Module):
         super().__init__()
         self.config = config
         self.transformation = FeatureTransformation(config)
+        self.changes = FrameChanges(config) if config.frame_changes else None
         self.decoder = TemporalDecoder(config)
         if not self.decoder.heads.weight.is_meta:  # drawing on the meta device imports sympy: seconds
             initialise(self)
 
     def conditions(self, features: Tensor) -> Tensor:
-        """Patch features [B, F, P, D], any float dtype -> [B, F, dim], or [B, F * Q, dim] (`preserve`)."""
+        """Patch features [B, F, P, D], any float dtype -> [B, F, dim], or [B, F * Q, dim] (`preserve`).
+
+        Each frame's depend on that frame only; `visual_memory` makes of them what the decoder reads.
+        """
         return self.transformation(features)
+
+    def visual_memory(self, conditions: Tensor) -> Tensor:
+        """Conditions of consecutive frames [B, M, dim] -> what the decoder reads, [B, M, dim]."""
+        return conditions if self.changes is None else self.changes(conditions.to(self.changes.up.weight))
 
     def forward(
         self,
@@ -361,7 +388,7 @@ class GVMGen(nn.Module):
         (classifier-free guidance). num_frames, num_code_frames: int [B], real lengths of padded rows.
         Returns (logits [B, K, T, V] aligned to codes, zero where masked out; mask bool [B, K, T]).
         """
-        conditions = self.conditions(features)
+        conditions = self.visual_memory(self.conditions(features))
         if drop_condition is not None:
             conditions = conditions.masked_fill(drop_condition[:, None, None], 0.0)
         seen = condition_mask(self.config, conditions.shape[1], num_frames)
@@ -371,7 +398,8 @@ class GVMGen(nn.Module):
     def decode(self, conditions: Tensor, inputs: Tensor, seen: Tensor | None = None) -> Tensor:
         """Logits [B, K, S, V] of delayed steps 0 … S - 1, from decoder inputs int64 [B, K, S].
 
-        conditions: [B, M, dim]; zeros where a row sees no video. seen: bool [B, M], None: all of them.
+        conditions: the visual memory [B, M, dim]; zeros where a row sees no video.
+        seen: bool [B, M], None: all of it.
         """
         decoder, num_steps = self.decoder, inputs.shape[2]
         bias = decoder.position_bias(0, num_steps, conditions.shape[1], conditions.device)
@@ -434,6 +462,8 @@ def initialise(model: GVMGen) -> None:
                 nn.init.zeros_(module.bias)
     if model.config.spatial_cross_attention_every:
         nn.init.normal_(model.transformation.queries, std=0.02)  # as Q-Former
+    if model.changes is not None:
+        nn.init.zeros_(model.changes.down.weight)  # they come in as they are learned
     nn.init.normal_(model.decoder.embedding.weight, std=model.config.dim**-0.5)
     for index, layer in enumerate(model.decoder.layers):
         for linear in residual_outputs(layer):

@@ -21,6 +21,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"temporal_cross_attention": False},
     {"frame_positions": False},
     {"pooling": "preserve", "frame_positions": False},
+    {"frame_changes": True},
+    {"frame_changes": True, "pooling": "preserve"},
 ]
 all_variants = pytest.mark.parametrize("changes", VARIANTS, ids=str)
 
@@ -112,6 +114,24 @@ def test_with_frame_positions_the_order_of_the_frames_counts() -> None:
         forwards, _ = network(features, codes)
         backwards, _ = network(features.flip(1), codes)
         assert torch.allclose(forwards, backwards, atol=1e-5) is not has_positions
+
+
+@pytest.mark.parametrize("pooling", ["average", "preserve"])
+def test_frame_changes_tell_of_a_cut_at_its_frame_and_of_a_still_picture_nothing(pooling: str) -> None:
+    network = make_network(frame_changes=True, pooling=pooling)
+    assert network.changes is not None
+    torch.nn.init.normal_(network.changes.down.weight)
+    first, second = make_features(1, 2).unbind(dim=1)
+    conditions = network.conditions(torch.stack([first, first, second, second], dim=1))
+    told = (network.visual_memory(conditions) != conditions).any(dim=-1)[0].unflatten(0, (4, -1))
+    assert told.all(dim=-1).tolist() == [False, False, True, False]
+    assert not told[[0, 1, 3]].any()
+
+
+def test_frame_changes_start_silent() -> None:
+    network = make_network(frame_changes=True)
+    conditions = network.conditions(make_features(1, 3))
+    assert torch.equal(network.visual_memory(conditions), conditions)
 
 
 def test_recomputing_layers_changes_no_gradient() -> None:
