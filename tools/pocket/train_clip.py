@@ -5,8 +5,8 @@
 It learns to tell from one frame what the corpus knows of that second: motion, brightness, colour
 temperature, family and kind of scene; and each patch how rough the picture is around it, along and across,
 from fine to coarse, which is where smear shows. The heads that tell are thrown away; the network reads the
-patch features. `--init gvmgen/pocket/clip` goes on from trained weights. Killed runs go on from their last checkpoint; the result is written to `<run-dir>/clip` as a
-folder of open_clip's own form.
+patch features. `--init gvmgen/pocket/clip` goes on from trained weights. Killed runs go on from their last
+checkpoint; the result is written to `<run-dir>/clip` as a folder of open_clip's own form.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def roughness(frame: np.ndarray) -> np.ndarray:
 
 
 def draw_batch(rows: list, step: int, seed: int, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(pictures [B, 3, 336, 336], roughness [B, 576, 12], targets [B, 5]), a pure function of (seed, step)."""
+    """(pictures [B, 3, 336, 336], roughness [B, 576, 12], targets [B, 5]): a function of (seed, step)."""
     rng = np.random.default_rng((seed, step))
     chosen = [rows[i] for i in rng.integers(len(rows), size=batch_size)]
     pictures = [picture(jpeg, rng) for jpeg, _ in chosen]
