@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from gvmgen.encoders.probe import is_cover, open_media, picture_stream
 from gvmgen.encoders.process import PROTOCOLS, MediaError, local_file
 from gvmgen.finish.ffmpeg import encode, try_encode
-from gvmgen.finish.mastering import SILENCE_LUFS, Mastering, Mix, leveled, measure, shaped
+from gvmgen.finish.mastering import SILENCE_LUFS, Mastering, Mix, aac, leveled, measure, shaped
 from gvmgen.finish.sound import Sound
 
 Original = Literal["drop", "keep", "duck"]
@@ -34,6 +34,7 @@ class Streams:
 
     video_codec: str
     layouts: list[str]  # channel layout of each sound track
+    num_channels: int  # of the first sound track; 0 where there is none
     sound_tags: dict[str, str]  # of the first sound track
     subtitles: list[str]  # codec of each subtitle track
     comment: str
@@ -98,6 +99,7 @@ def read_streams(video: Path) -> Streams:
         return Streams(
             video_codec=picture_stream(container).codec_context.name,
             layouts=[sound.codec_context.layout.name for sound in tracks.audio],
+            num_channels=tracks.audio[0].codec_context.channels if tracks.audio else 0,
             sound_tags=dict(tracks.audio[0].metadata) if tracks.audio else {},
             subtitles=[subtitle.codec_context.name for subtitle in tracks.subtitles],
             has_cover=any(is_cover(stream) for stream in tracks.video),
@@ -165,10 +167,11 @@ def _outputs(streams: Streams, path: Path, original: Original, tags: Mapping[str
 
 def _sounds(streams: Streams, container: str, original: Original) -> list[str]:
     """The mix, then the tracks beside the original one."""
+    is_mixed = original != "drop" and bool(streams.layouts)
     # Matroska cannot say where AAC's padding ends
-    coder = ["-c:a:0", "flac"] if container == "matroska" else ["-c:a:0", "aac", "-b:a:0", "192k"]
-    arguments = ["-map", "[out]", *coder, "-disposition:a:0", "default"]
-    if original == "drop" or not streams.layouts:
+    coder = ["flac"] if container == "matroska" else aac(streams.num_channels if is_mixed else 1)
+    arguments = ["-map", "[out]", "-c:a:0", *coder, "-disposition:a:0", "default"]
+    if not is_mixed:
         return arguments
     for number in range(1, len(streams.layouts)):
         arguments += ["-map", f"0:a:{number}", f"-c:a:{number}", "copy", f"-disposition:a:{number}", "0"]

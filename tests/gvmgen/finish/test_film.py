@@ -128,6 +128,24 @@ def test_kept_sound_is_mixed_and_the_other_tracks_stay(full: Path, tmp_path: Pat
     assert level_db(other, rate, 440) < -60
 
 
+def test_a_surround_sound_that_is_kept_is_coded_as_well_as_a_stereo_one(
+    picture: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    noise = (0.05 * rng.standard_normal((2 * 48_000, 6))).astype("<f4")  # the hardest to code
+    (tmp_path / "noise.f32").write_bytes(noise.tobytes())
+    raw = ["-f", "f32le", "-ar", "48000", "-ch_layout", "5.1", "-i", str(tmp_path / "noise.f32")]
+    video = tmp_path / "surround.mkv"
+    made.run_ffmpeg(
+        ["-i", str(picture), *raw, "-map", "0:v", "-map", "1:a", "-c:v", "copy", "-c:a", "flac", str(video)]
+    )
+    film = film_of(video, tmp_path / "film.mp4", 0.001 * tone(2.0), "keep")
+    with av.open(str(film)) as container:
+        sound = container.streams.audio[0]
+        assert sound.codec_context.layout.name == "5.1"
+        assert sum(packet.size for packet in container.demux(sound)) * 8 / 2.0 > 400_000
+
+
 def test_a_mix_gets_the_wanted_loudness(full: Path, tmp_path: Path) -> None:
     film = film_of(full, tmp_path / "film.mkv", tone(2.0), "keep", mastering=Mastering(loudness=-16.0))
     assert measure(Mix(["-i", str(film)], "[0:a:0]anull", 48_000)).loudness == pytest.approx(-16, abs=0.4)
