@@ -105,15 +105,14 @@ def generate_codes(
     progress: Progress | None = None,
     make_engine: EngineMaker | None = None,
 ) -> Tensor:
-    """Compose codes int64 [B, K, T] for the conditions [B, M, dim] of consecutive frames.
+    """Compose codes int64 [B, K, T] for the visual memory `conditions` [B, M, dim].
 
     seeds: one per row; a row depends on its own only. prompt: int64 [B, K, T'], kept as the first T' frames.
     progress: called with (steps done, steps in all). make_engine: None for the plain one.
     """
     max_steps = num_code_frames + model.config.num_codebooks - 1
     make_engine = make_engine or partial(PlainEngine, model)
-    memory = guided_conditions(model.visual_memory(conditions), sampling.guidance)
-    engine = make_engine(memory, max_steps)
+    engine = make_engine(guided_conditions(conditions, sampling.guidance), max_steps)
     return sample_codes(
         engine,
         num_code_frames,

@@ -326,12 +326,12 @@ class Composer:
     ) -> tuple[Tensor, Tensor | None]:
         """Conditions [F, M, dim] of the video's frames, and what `look` makes of them [F, D'].
 
-        M a frame: 1, or Q where the queries are preserved. A frame's conditions depend on no other frame, so
-        a long video passes through in small batches.
+        M a frame: 1, or Q where the queries are preserved. A frame's conditions depend on no other frame but
+        the one before it, so a long video passes through in small batches.
         """
         total = num_frames(duration_s)
         frames = enumerate(read_frames(path, start_s, duration_s))
-        parts = []
+        parts: list[dict[str, Tensor]] = []
         progress("watching", 0, total)
         for first in range(0, total, FRAMES_KEPT):
             last = min(first + FRAMES_KEPT, total)
@@ -339,7 +339,8 @@ class Composer:
             def advance(done: int, first: int = first) -> None:
                 progress("watching", first + done, total)
 
-            make = partial(self._see, frames, first, last, look, advance)
+            before = parts[-1]["last"][None] if parts else None
+            make = partial(self._see, frames, first, last, before, look, advance)
             name = "frames" if look is None else "frames_looked_at"
             parts.append(kept.once(f"{name}_{first:06d}", make))
             advance(last - first)
@@ -352,21 +353,28 @@ class Composer:
         frames: Iterator[tuple[int, np.ndarray]],
         first: int,
         last: int,
+        before: Tensor | None,
         look: Look | None,
         advance: Callable[[int], None],
     ) -> dict[str, Tensor]:
-        """Frames `first` to `last` as `_watch` gives them; those before are passed over."""
+        """Frames `first` to `last` as `_watch` gives them, and the features of the last.
+
+        frames: passed over up to `first`.
+        before: features [1, 1, P, D] of the frame before the first; None: there is none.
+        """
         wanted = itertools.islice((frame for number, frame in frames if number >= first), last - first)
         conditions: list[Tensor] = []
         seen: list[Tensor] = []
         while batch := list(itertools.islice(wanted, FRAMES_AT_ONCE)):
             pixels = torch.stack([self.video.preprocess(frame) for frame in batch])  # [F, 3, H, W]
             features = self.video.encode(pixels)  # [F, P, D]
-            conditions.append(self.model.conditions(features[None]).unflatten(1, (len(batch), -1))[0])
+            made = self.model.conditions(features[None], before)  # [1, F * M, dim]
+            conditions.append(made.unflatten(1, (len(batch), -1))[0])
+            before = features[None, -1:]
             if look is not None:
                 seen.append(look(features))
             advance(sum(map(len, conditions)))
-        found = {"conditions": torch.cat(conditions)}
+        found = {"conditions": torch.cat(conditions), "last": features[-1:]}
         return found if look is None else found | {"seen": torch.cat(seen)}
 
 

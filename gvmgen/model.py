@@ -106,6 +106,29 @@ class TransformationLayer(nn.Module):
         return fn.dropout(queries + update, self.dropout_rate, self.training)
 
 
+class FrameChanges(nn.Module):
+    """What changed in the picture since the frame before: a cut, or motion, which no single frame shows.
+
+    Neither the publication nor the official code has this: they look at each frame alone, and the decoder
+    attends to frames one by one. A still picture adds nothing.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.up = Linear(config.feature_dim, config.dim, bias=False)
+        self.down = Linear(config.dim, config.dim, bias=False)
+
+    def forward(self, patches: Tensor, before: Tensor | None) -> Tensor:
+        """patches: [B, F, P, D]; before: [B, 1, P, D], what went before, or None. Returns [B, F, dim]."""
+        changed = (patches[:, 1:] - patches[:, :-1]).abs().mean(dim=2)  # [B, F, P, D] -> [B, F - 1, D]
+        first = (
+            torch.zeros_like(patches[:, :1, 0])
+            if before is None
+            else (patches[:, :1] - before.to(patches)).abs().mean(dim=2)
+        )
+        return self.down(fn.gelu(self.up(torch.cat([first, changed], dim=1))))
+
+
 class FeatureTransformation(nn.Module):
     """Patch features -> one condition a frame (section 3.2): trainable music queries look at each frame.
 
@@ -127,16 +150,23 @@ class FeatureTransformation(nn.Module):
         self.norm_out = nn.LayerNorm(dim)  # CLIP's `ln_post`, trained
         self.projection = Linear(dim, config.projection_dim, bias=False)  # CLIP's `proj`, trained
         self.output = Linear(config.projection_dim, config.dim)
+        self.changes = FrameChanges(config) if config.frame_changes else None
 
-    def forward(self, features: Tensor) -> Tensor:
-        """features: [B, F, P, D]. Returns [B, F, dim], or [B, F * Q, dim] where the queries are preserved."""
-        batch, num_frames = features.shape[:2]
-        patches = features.flatten(0, 1).to(self.output.weight.dtype)  # [B, F, P, D] -> [B * F, P, D]
+    def forward(self, features: Tensor, before: Tensor | None = None) -> Tensor:
+        """features: [B, F, P, D]; before: [B, 1, P, D], the frame before the first, for `frame_changes`.
+
+        Returns [B, F, dim], or [B, F * Q, dim] where the queries are preserved.
+        """
+        features = features.to(self.output.weight.dtype)
+        patches = features.flatten(0, 1)  # [B, F, P, D] -> [B * F, P, D]
         frames = (
             self._pool(self._look(patches)) if self.config.spatial_cross_attention_every else patches[:, :1]
         )
-        frames = frames.reshape(batch, num_frames * frames.shape[1], -1)  # [B * F, 1 or Q, D] -> [B, M, D]
-        return self.output(self.projection(self.norm_out(frames)))
+        conditions = self.output(self.projection(self.norm_out(frames)))  # [B * F, 1 or Q, dim]
+        conditions = conditions.unflatten(0, features.shape[:2])  # [B, F, 1 or Q, dim]
+        if self.changes is not None:
+            conditions = conditions + self.changes(features, before)[:, :, None]
+        return conditions.flatten(1, 2)
 
     def _look(self, patches: Tensor) -> Tensor:
         """What the queries find in each frame: [B * F, P, D] -> [B * F, Q, D]."""
@@ -155,25 +185,6 @@ class FeatureTransformation(nn.Module):
             if self.config.pooling == "average"
             else queries.sum(1, keepdim=True)
         )
-
-
-class FrameChanges(nn.Module):
-    """Conditions -> conditions that also tell what changed since the frame before.
-
-    The decoder attends to frames one by one, so a cut or motion, which no single frame shows, it can hardly
-    find. Neither the publication nor the official code has this. Where nothing changes it adds nothing.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.per_frame = config.conditions_per_frame
-        self.up = Linear(config.dim, 2 * config.dim, bias=False)
-        self.down = Linear(2 * config.dim, config.dim, bias=False)
-
-    def forward(self, conditions: Tensor) -> Tensor:
-        """[B, M, D] -> [B, M, D]; the first frame has none before it."""
-        before = torch.cat([conditions[:, : self.per_frame], conditions[:, : -self.per_frame]], dim=1)
-        return conditions + self.down(fn.gelu(self.up(conditions - before)))
 
 
 class KeyValue(NamedTuple):
@@ -357,21 +368,16 @@ class GVMGen(nn.Module):
         super().__init__()
         self.config = config
         self.transformation = FeatureTransformation(config)
-        self.changes = FrameChanges(config) if config.frame_changes else None
         self.decoder = TemporalDecoder(config)
         if not self.decoder.heads.weight.is_meta:  # drawing on the meta device imports sympy: seconds
             initialise(self)
 
-    def conditions(self, features: Tensor) -> Tensor:
+    def conditions(self, features: Tensor, before: Tensor | None = None) -> Tensor:
         """Patch features [B, F, P, D], any float dtype -> [B, F, dim], or [B, F * Q, dim] (`preserve`).
 
-        Each frame's depend on that frame only; `visual_memory` makes of them what the decoder reads.
+        before: [B, 1, P, D], the frame before the first of a stretch; only `frame_changes` looks at it.
         """
-        return self.transformation(features)
-
-    def visual_memory(self, conditions: Tensor) -> Tensor:
-        """Conditions of consecutive frames [B, M, dim] -> what the decoder reads, [B, M, dim]."""
-        return conditions if self.changes is None else self.changes(conditions.to(self.changes.up.weight))
+        return self.transformation(features, before)
 
     def forward(
         self,
@@ -388,7 +394,7 @@ class GVMGen(nn.Module):
         (classifier-free guidance). num_frames, num_code_frames: int [B], real lengths of padded rows.
         Returns (logits [B, K, T, V] aligned to codes, zero where masked out; mask bool [B, K, T]).
         """
-        conditions = self.visual_memory(self.conditions(features))
+        conditions = self.conditions(features)
         if drop_condition is not None:
             conditions = conditions.masked_fill(drop_condition[:, None, None], 0.0)
         seen = condition_mask(self.config, conditions.shape[1], num_frames)
@@ -398,8 +404,7 @@ class GVMGen(nn.Module):
     def decode(self, conditions: Tensor, inputs: Tensor, seen: Tensor | None = None) -> Tensor:
         """Logits [B, K, S, V] of delayed steps 0 … S - 1, from decoder inputs int64 [B, K, S].
 
-        conditions: the visual memory [B, M, dim]; zeros where a row sees no video.
-        seen: bool [B, M], None: all of it.
+        conditions: [B, M, dim]; zeros where a row sees no video. seen: bool [B, M], None: all of them.
         """
         decoder, num_steps = self.decoder, inputs.shape[2]
         bias = decoder.position_bias(0, num_steps, conditions.shape[1], conditions.device)
@@ -462,8 +467,8 @@ def initialise(model: GVMGen) -> None:
                 nn.init.zeros_(module.bias)
     if model.config.spatial_cross_attention_every:
         nn.init.normal_(model.transformation.queries, std=0.02)  # as Q-Former
-    if model.changes is not None:
-        nn.init.zeros_(model.changes.down.weight)  # they come in as they are learned
+    if model.transformation.changes is not None:
+        nn.init.zeros_(model.transformation.changes.down.weight)  # they come in as they are learned
     nn.init.normal_(model.decoder.embedding.weight, std=model.config.dim**-0.5)
     for index, layer in enumerate(model.decoder.layers):
         for linear in residual_outputs(layer):

@@ -48,19 +48,6 @@ def test_cached_decoding_equals_uncached(changes: dict[str, Any], num_prefilled:
     )
 
 
-def test_what_is_composed_is_composed_for_the_visual_memory() -> None:
-    network = make_network(frame_changes=True)
-    assert network.changes is not None
-    torch.nn.init.normal_(network.changes.down.weight)
-    conditions = make_conditions(network, 1)
-    memory = network.visual_memory(conditions)
-    greedy = SamplingConfig(temperature=0, guidance=1.0)
-    composed = generate_codes(network, conditions, 6, greedy, seeds=[0])
-    network.changes = None
-    assert torch.equal(composed, generate_codes(network, memory, 6, greedy, seeds=[0]))
-    assert not torch.equal(composed, generate_codes(network, conditions, 6, greedy, seeds=[0]))
-
-
 def test_a_second_prefill_goes_on_from_the_first() -> None:
     network = make_network()
     conditions, inputs = make_conditions(network, 2), make_codes(2, 12)

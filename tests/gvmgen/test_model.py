@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from gvmgen.model import code_loss
+from gvmgen.model import GVMGen, code_loss
 from tests.gvmgen.networks import TINY, make_codes, make_features, make_network
 
 VARIANTS: list[dict[str, Any]] = [
@@ -116,22 +116,37 @@ def test_with_frame_positions_the_order_of_the_frames_counts() -> None:
         assert torch.allclose(forwards, backwards, atol=1e-5) is not has_positions
 
 
+def make_watchful(**changes: Any) -> tuple[GVMGen, GVMGen]:
+    """A network that tells what changed, and its twin that does not."""
+    network, twin = make_network(frame_changes=True, **changes), make_network(**changes)
+    assert network.transformation.changes is not None
+    torch.nn.init.normal_(network.transformation.changes.down.weight)
+    twin.load_state_dict({k: v for k, v in network.state_dict().items() if k in twin.state_dict()})
+    return network, twin
+
+
 @pytest.mark.parametrize("pooling", ["average", "preserve"])
 def test_frame_changes_tell_of_a_cut_at_its_frame_and_of_a_still_picture_nothing(pooling: str) -> None:
-    network = make_network(frame_changes=True, pooling=pooling)
-    assert network.changes is not None
-    torch.nn.init.normal_(network.changes.down.weight)
+    network, twin = make_watchful(pooling=pooling)
     first, second = make_features(1, 2).unbind(dim=1)
-    conditions = network.conditions(torch.stack([first, first, second, second], dim=1))
-    told = (network.visual_memory(conditions) != conditions).any(dim=-1)[0].unflatten(0, (4, -1))
-    assert told.all(dim=-1).tolist() == [False, False, True, False]
+    video = torch.stack([first, first, second, second], dim=1)
+    told = (network.conditions(video) != twin.conditions(video))[0].unflatten(0, (4, -1)).flatten(1)
+    assert told[2].all()
     assert not told[[0, 1, 3]].any()
 
 
+def test_a_stretch_that_knows_the_frame_before_it_has_the_conditions_of_the_whole() -> None:
+    network, _ = make_watchful()
+    features = make_features(2, 5)
+    apart = [network.conditions(features[:, :2]), network.conditions(features[:, 2:], features[:, 1:2])]
+    torch.testing.assert_close(torch.cat(apart, dim=1), network.conditions(features))
+
+
 def test_frame_changes_start_silent() -> None:
-    network = make_network(frame_changes=True)
-    conditions = network.conditions(make_features(1, 3))
-    assert torch.equal(network.visual_memory(conditions), conditions)
+    network, features = make_network(frame_changes=True), make_features(1, 3)
+    silent = network.conditions(features)
+    network.transformation.changes = None
+    assert torch.equal(silent, network.conditions(features))
 
 
 def test_recomputing_layers_changes_no_gradient() -> None:

@@ -1,9 +1,7 @@
 """Give a trained network `frame_changes`, silent at first, so that training goes on from what it knows.
 
-    python tools/pocket/add_changes.py --model gvmgen/pocket/model --out runs/pocket_changes_init
-    gvm-train --preset pocket --init runs/pocket_changes_init …
-
-The encoders that it was trained with are forgotten, too: the new picture encoder goes on from the old one.
+python tools/pocket/add_changes.py --model gvmgen/pocket/model --out runs/pocket_changes_init
+gvm-train --preset pocket --init runs/pocket_changes_init …
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model = GVMGen(replace(trained.config, frame_changes=True))
     model.load_state_dict(model.state_dict() | trained.state_dict())
-    save_model(args.out, model, replace(info, encoder_fingerprint=None))
+    save_model(args.out, model, info)
     print(f"wrote {args.out}")
 
 

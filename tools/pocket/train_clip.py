@@ -3,10 +3,9 @@
     python tools/pocket/train_clip.py --corpus data/pocket --run-dir runs/pocket_clip --steps 1200
 
 It learns to tell from one frame what the corpus knows of that second: motion, brightness, colour
-temperature, family and kind of scene; and each patch how rough the picture is around it, along and across,
-from fine to coarse, which is where smear shows. The heads that tell are thrown away; the network reads the
-patch features. `--init gvmgen/pocket/clip` goes on from trained weights. Killed runs go on from their last
-checkpoint; the result is written to `<run-dir>/clip` as a folder of open_clip's own form.
+temperature, family and kind of scene. The heads that tell are thrown away; the network reads the patch
+features. Killed runs go on from their last checkpoint; the result is written to `<run-dir>/clip` as a
+folder of open_clip's own form.
 """
 
 from __future__ import annotations
@@ -24,7 +23,8 @@ import open_clip
 import torch
 import torch.nn.functional as fn
 from init_untrained import CLIP_CONFIG
-from safetensors.torch import load_file, save_file
+from open_clip.transformer import PatchDropout
+from safetensors.torch import save_file
 from scenario import FAMILIES, SCENE_KINDS
 from torch import Tensor, nn
 
@@ -34,8 +34,6 @@ SIZE = 336  # pixels, the encoder's own square
 CURVES = ("motion", "brightness", "temperature")
 NUM_OUTPUTS = len(CURVES) + len(FAMILIES) + len(SCENE_KINDS)
 CURVE_WEIGHTS = (8.0, 4.0, 4.0)  # motion is the hardest to see in one frame
-PATCHES = 24  # along a side
-LAGS = (1, 2, 4, 8, 16, 32)  # pixels over which roughness is told, across and down
 HELD_OUT_EVERY = 12  # every twelfth pair is for the curve only
 
 
@@ -63,7 +61,7 @@ def load_frames(corpus: Path) -> tuple[list, list]:
 
 
 def picture(jpeg: bytes, rng: np.random.Generator | None) -> np.ndarray:
-    """float32 [336, 336, 3] in 0 … 1; with `rng` cut anywhere, mirrored, grainy."""
+    """float32 [3, 336, 336] as CLIP normalises it; with `rng` cut anywhere, mirrored, grainy."""
     frame = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     room = frame.shape[1] - SIZE
     start = room // 2 if rng is None else int(rng.integers(room + 1))
@@ -73,62 +71,29 @@ def picture(jpeg: bytes, rng: np.random.Generator | None) -> np.ndarray:
         frame = frame[::-1] if rng.random() < 0.2 else frame
         contrast = rng.uniform(0.7, 1.1)
         frame = (frame - frame.mean()) * contrast + frame.mean() + rng.normal(0, 0.02, 3)
-        frame = frame + rng.choice([0, 0.015]) * rng.standard_normal(frame.shape, np.float32)
-    return np.clip(frame, 0, 1, dtype=np.float32, casting="same_kind")
-
-
-def normalised(pictures: list[np.ndarray]) -> Tensor:
-    """float32 [B, 3, 336, 336], as CLIP wants it."""
+        frame = frame + rng.normal(0, rng.choice([0, 0.015]), frame.shape)
     preprocess = CLIP_CONFIG["preprocess_cfg"]
-    normal = (np.stack(pictures) - np.float32(preprocess["mean"])) / np.float32(preprocess["std"])
-    return torch.from_numpy(normal).permute(0, 3, 1, 2).contiguous()
+    normal = (np.clip(frame, 0, 1) - preprocess["mean"]) / preprocess["std"]
+    return np.ascontiguousarray(normal.transpose(2, 0, 1), dtype=np.float32)
 
 
-def roughness(frame: np.ndarray) -> np.ndarray:
-    """float32 [576, 12]: how much each patch differs from itself so many pixels on, as a logarithm."""
-    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    levels = []
-    for lag in LAGS:
-        for across in (np.abs(grey[:, lag:] - grey[:, :-lag]), np.abs(grey[lag:] - grey[:-lag])):
-            levels.append(cv2.resize(across, (PATCHES, PATCHES), interpolation=cv2.INTER_AREA))
-    return np.log(np.stack(levels, axis=-1) + 1 / 512).reshape(PATCHES**2, -1) / 2 + 2
-
-
-def draw_batch(rows: list, step: int, seed: int, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(pictures [B, 3, 336, 336], roughness [B, 576, 12], targets [B, 5]): a function of (seed, step)."""
+def draw_batch(rows: list, step: int, seed: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    """(pictures [B, 3, 336, 336], targets [B, 5]), a pure function of (seed, step)."""
     rng = np.random.default_rng((seed, step))
     chosen = [rows[i] for i in rng.integers(len(rows), size=batch_size)]
-    pictures = [picture(jpeg, rng) for jpeg, _ in chosen]
-    rough = torch.from_numpy(np.stack([roughness(frame) for frame in pictures]))
-    return normalised(pictures), rough, torch.tensor([targets for _, targets in chosen])
-
-
-class KeptPatches(nn.Module):
-    """In training a random share of the patches, and which they are: open_clip's own forgets that."""
-
-    def __init__(self, dropped: float) -> None:
-        super().__init__()
-        self.num_kept = round(PATCHES**2 * (1 - dropped))
-        self.kept = torch.empty(0, dtype=torch.int64)  # [B, kept], patch numbers
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, 1 + P, D] -> [B, 1 + kept, D]; the first is the class token."""
-        if not self.training:
-            return x
-        self.kept = torch.rand(len(x), PATCHES**2).topk(self.num_kept).indices
-        patches = x[:, 1:].gather(1, self.kept[..., None].expand(-1, -1, x.shape[-1]))
-        return torch.cat([x[:, :1], patches], dim=1)
+    pictures = np.stack([picture(jpeg, rng) for jpeg, _ in chosen])
+    return torch.from_numpy(pictures), torch.tensor([targets for _, targets in chosen])
 
 
 class Teller(nn.Module):
-    """The encoder and its heads: one reads the class token, one the patches' mean, one each patch."""
+    """The encoder and two heads: one reads the class token, one the mean of the patches."""
 
     def __init__(self, dropped_patches: float) -> None:
         super().__init__()
         config = CLIP_CONFIG["model_cfg"]
         self.clip = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"])
         visual = self.clip.visual
-        visual.patch_dropout = KeptPatches(dropped_patches)
+        visual.patch_dropout = PatchDropout(dropped_patches)
         visual.output_tokens = True
         filters = visual.conv1.weight
         filters.data.copy_(cosine_filters(filters.shape[0], filters.shape[-1]))
@@ -136,13 +101,11 @@ class Teller(nn.Module):
         self.heads = nn.ModuleList(
             [nn.Linear(config["embed_dim"], NUM_OUTPUTS), nn.Linear(width, NUM_OUTPUTS)]
         )
-        self.rough = nn.Linear(width, 2 * len(LAGS))
 
-    def forward(self, pictures: Tensor) -> tuple[list[Tensor], Tensor]:
-        """[B, 3, 336, 336] -> the class token's and the patches' guesses [B, outputs], and [B, kept, 12]."""
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        """[B, 3, 336, 336] -> the class token's and the patches' guesses, each [B, outputs]."""
         pooled, patches = self.clip.visual(pictures)
-        guesses = [head(x) for head, x in zip(self.heads, (pooled, patches.mean(1)), strict=True)]
-        return guesses, self.rough(patches)
+        return [head(x) for head, x in zip(self.heads, (pooled, patches.mean(1)), strict=True)]
 
 
 def cosine_filters(count: int, patch: int) -> Tensor:
@@ -182,8 +145,8 @@ def evaluate(model: Teller, rows: list, limit: int = 240) -> dict:
     report = {}
     guesses = [[], []]
     for start in range(0, len(rows), 16):
-        batch = normalised([picture(jpeg, None) for jpeg, _ in rows[start : start + 16]])
-        for kept, guess in zip(guesses, model(batch)[0], strict=True):
+        batch = torch.from_numpy(np.stack([picture(jpeg, None) for jpeg, _ in rows[start : start + 16]]))
+        for kept, guess in zip(guesses, model(batch), strict=True):
             kept.append(guess)
     targets = torch.tensor([t for _, t in rows])
     for name, kept in zip(("class", "patches"), guesses, strict=True):
@@ -212,14 +175,12 @@ def main() -> None:
     )
     parser.add_argument("--corpus", type=Path, default=Path("data/pocket"))
     parser.add_argument("--run-dir", type=Path, default=Path("runs/pocket_clip"))
-    parser.add_argument("--init", type=Path, help="an encoder's folder to go on from, as --run-dir's clip")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--batch-size", type=int, default=24)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--dropped-patches", type=float, default=0.7)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="fp32", help="what is faster here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     train(args)
@@ -234,9 +195,7 @@ def train(args: argparse.Namespace) -> None:
     rows, held_out = load_frames(args.corpus)
     torch.manual_seed(args.seed)
     model = Teller(args.dropped_patches).train()
-    if args.init is not None:
-        model.clip.load_state_dict(load_file(args.init / "open_clip_model.safetensors"))
-    parameters = [*model.clip.visual.parameters(), *model.heads.parameters(), *model.rough.parameters()]
+    parameters = [*model.clip.visual.parameters(), *model.heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.05)
     step, checkpoint = 0, args.run_dir / "checkpoint.pt"
     if checkpoint.exists():
@@ -247,16 +206,13 @@ def train(args: argparse.Namespace) -> None:
     log = (args.run_dir / "log.jsonl").open("a")
     started, first = time.time(), step
     while step < args.steps:
-        pictures, rough, targets = draw_batch(rows, step, args.seed, args.batch_size)
+        pictures, targets = draw_batch(rows, step, args.seed, args.batch_size)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args.steps, args.lr)
         torch.manual_seed(args.seed * 1_000_003 + step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
-            guesses, felt = model(pictures)
-        kept = model.clip.visual.patch_dropout.kept
-        told = rough.gather(1, kept[..., None].expand(-1, -1, rough.shape[-1]))
-        told_loss = fn.smooth_l1_loss(felt.float(), told, beta=0.2)
-        loss = told_loss + sum(guess_losses(guess, targets) for guess in guesses)
+        with torch.autocast("cpu", torch.bfloat16):
+            guesses = model(pictures)
+        loss = sum(guess_losses(guess, targets) for guess in guesses)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -264,7 +220,7 @@ def train(args: argparse.Namespace) -> None:
         step += 1
         if step % 25 == 0 or step == args.steps:
             row = {"step": step, "s_per_step": round((time.time() - started) / (step - first), 3)}
-            row |= {"loss": round(loss.item(), 4), "rough": round(told_loss.item(), 4)}
+            row["loss"] = round(loss.item(), 4)
             if step % 100 == 0 or step == args.steps:
                 row["held_out"] = evaluate(model, held_out)
                 aside = checkpoint.with_suffix(".tmp")
