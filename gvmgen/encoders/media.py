@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import wave
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import av
 import ffmpeg
 import numpy as np
 
+from gvmgen.encoders.needed_packets import FORMAT, ORIGIN_S, UnsuitedError, feed_needed
 from gvmgen.encoders.probe import MediaInfo, open_media, picture_stream, probe
 from gvmgen.encoders.process import (
     DEADLINE_S,
@@ -69,6 +71,41 @@ def read_frames(
     path = Path(path)
     info = probe(path)
     wanted = num_frames(_duration(path, info, start_s, duration_s))
+    given = 0
+    if info.is_simple_h264:
+        for frame in _frames_of_needed(path, start_s, wanted, deadline_s, ends_at):
+            yield frame
+            given += 1
+    if given < wanted:
+        yield from _frames_of_all(path, info, start_s + given, wanted - given, deadline_s, ends_at)
+
+
+def _frames_of_needed(
+    path: Path, start_s: float, wanted: int, deadline_s: float, ends_at: float
+) -> Iterator[np.ndarray]:
+    """Frames of a film of which only what they need is decoded; fewer where it cannot be told."""
+    is_unsure = threading.Event()
+    seek_s = max(0.0, start_s - _RUN_UP_S)
+
+    def feed(out: IO[bytes]) -> None:
+        try:
+            feed_needed(path, seek_s, start_s, wanted, out)
+        except BrokenPipeError:
+            raise  # ffmpeg has ended
+        except (UnsuitedError, av.error.FFmpegError, OSError):
+            is_unsure.set()  # before ffmpeg learns that no more will come
+
+    with FfmpegOutput(_needed_arguments(wanted), path, deadline_s, ends_at, feed) as output:
+        for frame in _pictures(output):
+            if is_unsure.is_set():
+                return
+            yield frame
+
+
+def _frames_of_all(
+    path: Path, info: MediaInfo, start_s: float, wanted: int, deadline_s: float, ends_at: float
+) -> Iterator[np.ndarray]:
+    """Frames of any film."""
     given = 0
     with FfmpegOutput(_frame_arguments(path, start_s, wanted), path, deadline_s, ends_at) as output:
         for frame in _pictures(output):
@@ -181,15 +218,21 @@ def _seek(start_s: float) -> tuple[float, dict[str, Any]]:
 def _frame_arguments(path: Path, start_s: float, wanted: int) -> list[str]:
     """ffmpeg's arguments for `wanted` frames, one a second."""
     offset_s, options = _seek(start_s)
-    frames = (
-        f"setpts=PTS-{offset_s:.6f}/TB,"
-        f"fps={FRAME_RATE}:round=up:start_time=0"  # up: a frame counts from the next whole second on
+    return _frames_from(
+        ffmpeg.input(local_file(path), threads=_THREADS, **options), f"{offset_s:.6f}", wanted
     )
-    return _arguments(
-        ffmpeg.input(local_file(path), threads=_THREADS, **options),
-        "pipe:",
-        {**_PICTURES, "vf": frames, "frames:v": wanted},
-    )
+
+
+def _needed_arguments(wanted: int) -> list[str]:
+    """The same, of what `feed_needed` writes to ffmpeg's standard input."""
+    fed = ffmpeg.input("pipe:", f=FORMAT, threads=_THREADS, protocol_whitelist=PROTOCOLS, copyts=None)
+    return _frames_from(fed, str(ORIGIN_S), wanted)
+
+
+def _frames_from(source: Any, offset_s: str, wanted: int) -> list[str]:
+    # up: a frame counts from the next whole second on
+    frames = f"setpts=PTS-{offset_s}/TB,fps={FRAME_RATE}:round=up:start_time=0"
+    return _arguments(source, "pipe:", {**_PICTURES, "vf": frames, "frames:v": wanted})
 
 
 def _last_frame(path: Path, before_s: float, deadline_s: float) -> np.ndarray:

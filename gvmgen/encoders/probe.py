@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import av
+from av.sidedata.sidedata import Type
 
 from gvmgen.encoders.process import PROTOCOLS, MediaError, local_file
+
+_PICTURE_A_PACKET = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # containers, by ffmpeg's names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,7 @@ class MediaInfo:
     height: int = 0
     frame_rate: float = 0.0  # Hz, average
     rotation: int = 0  # degrees
+    is_simple_h264: bool = False  # H.264, a picture a packet, neither rotated nor mirrored
     video_start_s: float = 0.0
     video_end_s: float = 0.0
     channels: int = 0  # of the sound
@@ -89,7 +93,21 @@ def _picture(container: Any, video: Any, path: Path) -> dict[str, Any]:
     rotation = round(frame.rotation)
     size = (frame.width, frame.height) if rotation % 180 == 0 else (frame.height, frame.width)
     rate = float(video.average_rate or video.guessed_rate or 0)
-    return {"width": size[0], "height": size[1], "frame_rate": rate, "rotation": rotation}
+    return {
+        "width": size[0],
+        "height": size[1],
+        "frame_rate": rate,
+        "rotation": rotation,
+        "is_simple_h264": _has_h264_packets(container, video)
+        and frame.side_data.get(Type.DISPLAYMATRIX) is None,
+    }
+
+
+def _has_h264_packets(container: Any, video: Any) -> bool:
+    """Whether a packet is one H.264 picture with its time, as units that begin with their length."""
+    if video.codec_context.name != "h264" or container.format.name not in _PICTURE_A_PACKET:
+        return False
+    return bytes(video.codec_context.extradata or b"")[:1] == b"\x01"
 
 
 def _stream_spans(container: Any, streams: list[Any]) -> dict[int, tuple[float, float]]:

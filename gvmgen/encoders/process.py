@@ -10,7 +10,10 @@ import select
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +22,7 @@ from typing import IO, Any, Self
 DEADLINE_S = 120.0  # seconds that ffmpeg may stay silent while we wait for it
 # A file may be a playlist, and a playlist may name any address: only local files are opened.
 PROTOCOLS = "file,pipe"
+_FEED_END_S = 5.0  # a feeding thread ends by itself when ffmpeg has, unless it waits for a disk
 _TAIL_CHARACTERS = 600  # of ffmpeg's stderr in an error
 
 
@@ -74,22 +78,32 @@ class FfmpegOutput:
     """What one ffmpeg run writes to its standard output, as a stream. Leaving the context ends the run.
 
     source: the file that errors name. deadline_s: how long it may stay silent. ends_at: when it has to be
-    done, in seconds of time.monotonic().
+    done, in seconds of time.monotonic(). feed: writes its standard input, in a thread.
     """
 
     def __init__(
-        self, arguments: list[str], source: Path, deadline_s: float = DEADLINE_S, ends_at: float = math.inf
+        self,
+        arguments: list[str],
+        source: Path,
+        deadline_s: float = DEADLINE_S,
+        ends_at: float = math.inf,
+        feed: Callable[[IO[bytes]], None] | None = None,
     ) -> None:
         self._source = source
         self._deadline_s, self._ends_at = deadline_s, ends_at
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__; a pipe could fill up
         self._process = subprocess.Popen(
             [ffmpeg_path(), *arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if feed is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
         )
         assert self._process.stdout is not None
+        self._feeding: threading.Thread | None = None
+        if feed is not None:
+            # Daemonic: a file that never answers must hold up no one.
+            self._feeding = threading.Thread(target=self._feed, args=(feed,), daemon=True)
+            self._feeding.start()
         self._stream = io.BufferedReader(_DeadlineReader(self._process.stdout, deadline_s, ends_at), 1 << 20)
 
     def __enter__(self) -> Self:
@@ -100,9 +114,16 @@ class FfmpegOutput:
     ) -> None:
         self._process.kill()
         self._process.wait()
+        if self._feeding is not None:
+            self._feeding.join(_FEED_END_S)
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._stderr.close()
+
+    def _feed(self, feed: Callable[[IO[bytes]], None]) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError), self._process.stdin as stdin:  # ffmpeg may end before the input
+            feed(stdin)
 
     def read_line(self) -> bytes:
         """The next line; empty at the end of the output."""

@@ -75,10 +75,13 @@ class VideoEncoder:
         image = Image.fromarray(frame)
         short, long = sorted(image.size)
         scaled = int(self._size * long / short)
-        size = (self._size, scaled) if image.width <= image.height else (scaled, self._size)
-        image = image.resize(size, Image.Resampling.BICUBIC)
-        left, top = (round((side - self._size) / 2) for side in image.size)
-        image = image.crop((left, top, left + self._size, top + self._size))
+        width, height = (self._size, scaled) if image.width <= image.height else (scaled, self._size)
+        left, top = (round((side - self._size) / 2) for side in (width, height))
+        # As PIL does it: first across, then down; columns that are cut off are not computed down.
+        image = image.resize((width, image.height), Image.Resampling.BICUBIC)
+        image = image.crop((left, 0, left + self._size, image.height))
+        image = image.resize((self._size, height), Image.Resampling.BICUBIC)
+        image = image.crop((0, top, self._size, top + self._size))
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # [H, W, 3] -> [3, H, W]
 
     @torch.inference_mode()
