@@ -17,10 +17,18 @@ from urllib.parse import quote
 from gvmgen.encoders.process import PROTOCOLS, MediaError, local_file, run_ffmpeg
 from gvmgen.runs import write_text
 
-_SIZE = "640x96"
-_WAVEFORM = f"aformat=channel_layouts=mono,showwavespic=s={_SIZE}:colors=0x4f86c6"
-_SPECTROGRAM = f"aformat=channel_layouts=mono,showspectrumpic=s={_SIZE}:legend=0:color=magma:fscale=log"
+_WAVEFORM = "aformat=channel_layouts=mono,showwavespic=s=640x96:colors=0x4f86c6:scale=sqrt"
+_SPECTRUM = (
+    "showspectrumpic=s=640x160:legend=0:color=magma:fscale=log:drange=60"  # dB: single notes stand out
+)
+_SPECTROGRAM = f"aformat=channel_layouts=mono,{_SPECTRUM}"
 _POSTER = "scale=-2:'min(360,trunc(ih/2)*2)',format=yuvj420p"
+_WORDS = {  # for scores, as on the studio's page
+    "cmr": "fits the picture",
+    "cut_onsets": "notes on cuts",
+    "onset_motion": "notes with motion",
+    "energy_motion": "loudness with motion",
+}
 _PAGE = Path(__file__).with_name("sheet.html")  # with $title, $start and $cards to fill in
 
 
@@ -60,7 +68,7 @@ def _link(path: Path, folder: Path) -> str:
 
 def _card(card: Card, video: str, poster: str, pictures: str) -> str:
     scores = "".join(
-        f"<dt>{html.escape(name.replace('_', ' '))}</dt><dd>{'–' if value is None else value}</dd>"
+        f"<dt>{_WORDS[name]}</dt><dd>{'–' if value is None else value}</dd>"
         for name, value in card.scores.items()
     )
     return (

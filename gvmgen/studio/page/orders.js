@@ -5,7 +5,8 @@ import * as player from "./player.js"
 
 const DOING = { watching: "Watching the video", composing: "Composing", decoding: "Making sound",
   ranking: "Ranking the takes", finishing: "Mastering and making films" }
-const SCORES = { cut_onsets: "on cuts", onset_motion: "notes with motion", energy_motion: "loudness with motion" }
+const SCORES = { cmr: "fits the picture", cut_onsets: "notes on cuts", onset_motion: "notes with motion",
+  energy_motion: "loudness with motion" }
 const ORIGINAL = { drop: "", keep: "over the film's sound", duck: "making room for speech" }
 
 const cards = new Map() // by number
@@ -135,7 +136,7 @@ function download(what, address, take) {
 
 function scores(take) {
   const known = Object.entries(take.scores).filter(([, value]) => value !== null)
-  return [`seed ${take.seed}`, ...known.map(([name, value]) => `${SCORES[name] ?? name} ${value.toFixed(2)}`)].join(" · ")
+  return [`seed ${take.seed}`, ...known.map(([name, value]) => `${SCORES[name]} ${value.toFixed(2)}`)].join(" · ")
 }
 
 function waveform(peaks) {

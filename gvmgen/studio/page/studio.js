@@ -61,7 +61,7 @@ function showHome() {
   byId("home").hidden = false
   byId("work").hidden = true
   document.title = "gvm-studio"
-  byId("limits").textContent = `(up to ${studio.limits.upload_mb} MB, ${studio.limits.length_min} minutes)`
+  byId("limits").textContent = `(up to ${studio.limits.upload_mb} MB, ${studio.limits.length_min} min)`
   byId("earlier").hidden = !studio.videos.length
   const text = JSON.stringify(studio.videos)
   if (byId("videos").dataset.shown !== text) {
@@ -121,6 +121,7 @@ function openVideo(found) {
   byId("home").hidden = true
   byId("work").hidden = false
   byId("title").textContent = found.name
+  byId("picture").style.aspectRatio = `auto ${found.width} / ${found.height}` // nothing jumps when it arrives
   document.title = `${found.name} – gvm-studio`
   for (const id of ["strip", "cuts"]) delete byId(id).dataset.shown
   orders.open(found.key)

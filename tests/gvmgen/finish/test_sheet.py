@@ -31,8 +31,8 @@ def test_the_sheet_shows_every_take_and_finds_its_files(tmp_path: Path) -> None:
     linked = [unquote(link) for link in re.findall(r'<(?:video|audio)[^>]* src="([^"]*)"', page)]
     assert [(folder / link).resolve() for link in linked] == [video, cards[0].path, video, cards[1].path]
     assert re.findall(r"<h2>(.*?)</h2>", page) == ["Seed 3", "Seed 4"]
-    assert page.count("<dt>cut onsets</dt><dd>0.25</dd>") == 2
-    assert page.count("<dt>energy motion</dt><dd>–</dd>") == 2
+    assert page.count("<dt>notes on cuts</dt><dd>0.25</dd>") == 2
+    assert page.count("<dt>loudness with motion</dt><dd>–</dd>") == 2
     assert "const start = 0.5" in page
     posters = re.findall(r'poster="data:image/jpeg;base64,([^"]*)"', page)
     assert len(posters) == 2
