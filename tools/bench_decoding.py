@@ -1,18 +1,20 @@
 """Measure decoding beside its peers and this machine's limit, in one run.
 
-Run: python tools/bench_decoding.py [--sizes small,large] [--no-peers] [--model FOLDER] [--json FILE]
+Run: python tools/bench_decoding.py [--sizes small,large] [--parts ours,audiocraft,transformers] [--json FILE]
 A step is one of 50 a second, for two rows (guidance), with its sampling. `steps_per_s` is the average over
 30 s of music, from steps around 50, 800 and 1400: their mean is the piece's middle, and a step's time grows
 evenly. `piece_30s_seconds` is a whole piece. The limit: after each step the same threads read the very memory
 that the step had to read, weights and past, and do nothing else; `limit_fraction` is the median, over the
 steps, of the reading's time before and after a step over the step's own. Each take has a past of its own, so
 eight must read `takes8.bytes_ratio` times what one must. `beyond_mb` is what a process that loads a model
-and composes takes at most beyond its packed weights and caches, with PyTorch itself: 530 MB to import it.
+and composes takes at most beyond its packed weights and caches; `import_mb` of it came with PyTorch itself.
+`beyond_anonymous_mb` leaves out what is mapped from files, mostly libraries: the system can drop that.
 
 Weights are random, of the real sizes; `--model` names trained ones for the quality of int8 on `--data`.
 audiocraft and transformers compute the same shape; where one is not installed, or memory does not hold a
-part, its figures are left out, with the reason. Each part says how long it took: on two cores `small` took
-5 minutes, 3 of them for the peers (`--no-peers`); a step of `large` reads four times as much.
+part, its figures are left out, with the reason. Peers of `large` are timed in the middle of the piece alone,
+since they read all that comes before it first, for minutes. Each part says how long it took. `--json` adds
+to what the file holds, so that the parts may run one by one on one machine.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ PIECE_FRAMES = 1500  # 30 s; 1503 steps with the delays
 MEMORY_LENGTH = 30  # frames
 NUM_TAKES = 8
 PEER_STEPS = 6  # timed at each position; transformers wants more than codebooks
+PEER_POSITIONS = {"large": POSITIONS[1:2]}  # else all
 SPARE_BYTES = 1.5e9  # of free memory, for all that is not weights and caches
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SAMPLING = SamplingConfig()
@@ -210,18 +213,22 @@ def bench_takes(packed: PackedDecoder, num_steps: int) -> Figures:
     return {"takes8.cost_ratio": costs[0] / costs[1], "takes8.bytes_ratio": read[0] / read[1]}
 
 
-def bench_memory(size: str) -> float:
-    """MB that a process which loads a model and composes takes at most beyond packed weights and caches."""
+def bench_memory(size: str) -> Figures:
+    """MB that a process which loads a model and composes takes beyond packed weights and caches."""
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder), random_network(size), ModelInfo(preset=size))
         command = [sys.executable, "-c", COMPOSE, folder, str(MEMORY_LENGTH), str(PIECE_FRAMES)]
-        return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        taken = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    return {f"{size}.int8.{name}_mb": num_bytes / 1e6 for name, num_bytes in taken.items()}
 
 
 COMPOSE = r"""
-import re, sys
+import json, re, sys
 from pathlib import Path
+def memory(name):  # ru_maxrss would begin with the parent's
+    return int(re.search(name + r":\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 import torch
+imported = memory("VmHWM")
 from gvmgen.checkpoint import load_model
 from gvmgen.decoding import SamplingConfig, generate_codes
 from gvmgen.fast.engine import PackedDecoder
@@ -235,18 +242,17 @@ def make_engine(conditions, _):
 generate_codes(network, torch.randn(1, int(sys.argv[2]), network.config.dim), 8, SamplingConfig(), [0],
                make_engine=make_engine)
 held = sum(t.nbytes for t in [*packed.kept, *engines[0].kept])
-# ru_maxrss would begin with the parent's
-peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
-print((peak * 1024 - held) / 1e6)
+taken = {"beyond": memory("VmHWM") - held, "beyond_anonymous": memory("RssAnon") - held, "import": imported}
+print(json.dumps(taken))
 """
 
 
 # ---- peers -------------------------------------------------------------------------------------------------
 
 
-def bench_peer(peer: Peer, name: str) -> Figures:
-    seconds = [peer(position, PEER_STEPS) for position in POSITIONS]
-    figures = {f"{name}.steps_per_s_at_{p}": 1 / s for p, s in zip(POSITIONS, seconds, strict=True)}
+def bench_peer(peer: Peer, name: str, positions: tuple[int, ...]) -> Figures:
+    seconds = [peer(position, PEER_STEPS) for position in positions]
+    figures = {f"{name}.steps_per_s_at_{p}": 1 / s for p, s in zip(positions, seconds, strict=True)}
     return figures | {f"{name}.steps_per_s": 1 / mean(seconds)}
 
 
@@ -355,19 +361,19 @@ PEERS: dict[str, Callable[[ModelConfig, torch.dtype], Peer]] = {
 }
 
 
-def bench_peers(size: str) -> Figures:
+def bench_library(library: str, size: str) -> Figures:
     figures: Figures = {}
-    for library, make_peer in PEERS.items():
-        if importlib.util.find_spec(library) is None:
-            print(f"{library} is not installed: its figures are left out", flush=True)
-            continue
-        for precision, dtype in DTYPES.items():
-            name, config = f"{library}.{size}.{precision}", model_config(size)
-            figures |= part(
-                name,
-                decoder_bytes(config, "fp32"),  # in which it is made
-                lambda: bench_peer(make_peer(config, dtype), name),  # noqa: B023
-            )
+    if importlib.util.find_spec(library) is None:
+        print(f"{library} is not installed: its figures are left out", flush=True)
+        return figures
+    config, positions = model_config(size), PEER_POSITIONS.get(size, POSITIONS)
+    for precision, dtype in DTYPES.items():
+        name = f"{library}.{size}.{precision}"
+        figures |= part(
+            f"{name}, at step {', '.join(map(str, positions))}",
+            decoder_bytes(config, "fp32"),  # in which it is made
+            lambda: bench_peer(PEERS[library](config, dtype), name, positions),  # noqa: B023
+        )
     return figures
 
 
@@ -458,11 +464,11 @@ def bench_fastest(network: GVMGen, size: str, num_steps: int) -> Figures:
 
 def bench_small(network: GVMGen, num_steps: int) -> Figures:
     """What one size is enough for: takes, memory, and rounding."""
-    config, beyond = network.config, "small.int8.beyond_mb"
+    config = network.config
     needed = decoder_bytes(config, "int8", 2 * NUM_TAKES)
     figures = part("takes8", needed, lambda: bench_takes(unshared(network, "int8"), num_steps))
     needed = decoder_bytes(config, "fp32")
-    figures |= part(beyond, needed, lambda: {beyond: bench_memory("small")})
+    figures |= part("memory", needed, lambda: bench_memory("small"))
     codes = torch.randint(config.codebook_size, (1, config.num_codebooks, 64))
     conditions = random_conditions(config.dim)[:1]
     return figures | part(
@@ -476,19 +482,26 @@ def main() -> None:
     )
     parser.add_argument("--sizes", default="small,large", help="presets, with commas; default small,large")
     parser.add_argument("--steps", type=int, default=16, help="steps timed at each position; default 16")
-    parser.add_argument("--no-peers", action="store_true", help="leave audiocraft and transformers out")
+    parser.add_argument(
+        "--parts", default=",".join(["ours", *PEERS]), help="with commas; default all: %(default)s"
+    )
     parser.add_argument("--model", type=Path, help="a trained model's folder, for the quality of int8")
     parser.add_argument(
         "--data", type=Path, default=Path("data"), help="folder that holds shards/, for --model"
     )
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="also add the figures to this file")
     options = parser.parse_args()
-    figures: Figures = {}
+    known = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
+    parts, figures = options.parts.split(","), Figures(known)
+    if unknown := set(parts) - {"ours", *PEERS}:
+        parser.error(f"--parts {', '.join(sorted(unknown))}: unknown; known: ours, {', '.join(PEERS)}")
     for size in filter(None, options.sizes.split(",")):
-        figures |= bench_size(size, options.steps)
-        if not options.no_peers:
-            figures |= bench_peers(size)
-            figures |= part(f"{size} against peers", 0, partial(ratios, size, figures))
+        if "ours" in parts:
+            figures |= bench_size(size, options.steps)
+        for library in PEERS:
+            if library in parts:
+                figures |= bench_library(library, size)
+        figures |= part(f"{size} against peers", 0, partial(ratios, size, figures))
     if options.model:
         figures |= part("trained", 0, lambda: bench_trained(options.model, options.data))
     if options.json:

@@ -26,9 +26,11 @@ constexpr int BLOCK = LANES * VECTORS;
 constexpr int HEAD_DIM = 64;  // so a head's query, key and value are one block each
 constexpr int MAX_ROWS = 32;
 constexpr float NORM_EPS = 1e-5f;
-constexpr int64_t AHEAD = 2;         // rows whose caches are asked for before they are read
-constexpr int64_t ASK_BYTES = 4096;  // a page, where the processor's own foresight begins anew
-constexpr int TILE_ROWS = 6;         // 6 x 4 sums, 4 weights and 1 input fill the 32 vector registers
+constexpr int64_t AHEAD = 2;         // rows whose scales are asked for before they are read
+constexpr int64_t CHUNK_WORDS = 64;  // 16 KB of a block, which the nearest cache of a processor holds
+constexpr int64_t LEAD = 256;        // lines between what is read and what is asked for: a chunk
+constexpr int64_t PAGE = 64;         // lines; the processor's own foresight ends with one
+constexpr int64_t TILE_ROWS = 4;     // 4 x 4 sums, 4 weights and 1 input lie in the 32 vector registers
 
 // ---- what Python hands over (abi.py mirrors these structures) ----------------------------------------
 
@@ -119,79 +121,97 @@ void on_threads(int threads, Work work) {
 // ---- matrices
 // -------------------------------------------------------------------------------------------------------
 
-// What is read next, asked for line by line meanwhile, so that memory does not idle. The processor foresees
-// the way through a block by itself, but not what comes after a break. Of each word's VECTORS lines, a tile of
-// rows asks for its share.
+// What is read LEAD lines later, asked for line by line meanwhile, so that memory never idles. Where few rows
+// are multiplied, a line after the other. Where many are, they ask for the lines of PAGES pages in turn, since
+// the processor then foresees the way through each of them.
 struct Ask {
-    Ask(const void* next, int64_t tile = 0, int64_t num_tiles = 1)
-        : lines((const Words*)next),
-          begin(next ? VECTORS * tile / num_tiles : 0),
-          end(next ? VECTORS * (tile + 1) / num_tiles : 0) {}
     const Words* lines;
-    int64_t begin, end;
+    int64_t per_word;   // lines that are asked for beside each word
+    int64_t first = 0;  // of the lines, which this one asks for
 };
+constexpr int64_t PAGES = LEAD / PAGE;
+static_assert(CHUNK_WORDS == Int8::GROUP_WORDS, "a group's start is added once");
 
-// Sums of one block for some rows.
-template <class Format, int ROWS>
-void block(const Words* weights, int64_t num_words, const Row* rows, Ask ask,
-           Floats (&out)[TILE_ROWS][VECTORS]) {
-    Floats total[ROWS][VECTORS] = {};
-    for (int64_t first = 0, group = 0; first < num_words; first += Format::GROUP_WORDS, group++) {
-        int64_t end = std::min<int64_t>(num_words, first + Format::GROUP_WORDS);
-        typename Format::Sum sums[ROWS][VECTORS];
-        for (int r = 0; r < ROWS; r++)
-            for (auto& sum : sums[r])
-                sum = typename Format::Sum{} + (Format::HAS_SCALES ? rows[r].starts[group] : 0);
-        for (int64_t k = first; k < end; k++) {
-            const Words* w = weights + k * VECTORS;
-            for (int64_t v = ask.begin; v < ask.end; v++)
-                __builtin_prefetch(ask.lines + k * VECTORS + v, 0, 2);
-            for (int r = 0; r < ROWS; r++)
-                for (int v = 0; v < VECTORS; v++)
-                    sums[r][v] = Format::dot(sums[r][v], w[v], rows[r].words[k]);
+// What comes LEAD lines after lines [at, at + size) of a stream: in it, or in the one that is read next.
+const Words* coming(const Words* stream, int64_t num_lines, const void* next, int64_t at, int64_t size) {
+    if (at + LEAD + size <= num_lines || !next) return stream + at + LEAD;
+    return (const Words*)next + std::max<int64_t>(0, at + LEAD - num_lines);
+}
+
+// Sums of words [first, first + num_words) of one block for some rows; they are added to `out`.
+template <class Format, int ROWS, bool IN_PAGES = false>
+void products(const Words* weights, int64_t num_words, const Row* rows, int64_t first, Ask ask,
+              Floats (*out)[VECTORS]) {
+    const int64_t group = first / Format::GROUP_WORDS;
+    typename Format::Sum sums[ROWS][VECTORS];
+    const uint32_t* inputs[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        inputs[r] = rows[r].words + first;
+        for (int v = 0; v < VECTORS; v++)
+            if constexpr (Format::HAS_SCALES)
+                sums[r][v] = typename Format::Sum{} + rows[r].starts[group];
+            else
+                sums[r][v] = out[r][v];
+    }
+    for (int64_t k = 0; k < num_words; k++) {
+        for (int64_t line = 0; line < VECTORS; line++) {
+            const int64_t n = ask.first + k * ask.per_word + line;
+            const int64_t at = IN_PAGES ? n % PAGES * PAGE + n / PAGES : n;
+            if (line < ask.per_word) __builtin_prefetch(ask.lines + at, 0, 2);
         }
         for (int r = 0; r < ROWS; r++)
-            for (int v = 0; v < VECTORS; v++) {
-                if constexpr (Format::HAS_SCALES)
-                    total[r][v] += __builtin_convertvector(sums[r][v], Floats) * rows[r].scales[group];
-                else
-                    total[r][v] = sums[r][v];
-            }
+            for (int v = 0; v < VECTORS; v++)
+                sums[r][v] = Format::dot(sums[r][v], weights[k * VECTORS + v], inputs[r][k]);
     }
     for (int r = 0; r < ROWS; r++)
-        for (int v = 0; v < VECTORS; v++) out[r][v] = total[r][v];
+        for (int v = 0; v < VECTORS; v++)
+            if constexpr (Format::HAS_SCALES)
+                out[r][v] += __builtin_convertvector(sums[r][v], Floats) * rows[r].scales[group];
+            else
+                out[r][v] = sums[r][v];
+}
+
+// The same for any number of rows: memory is read for the first few, the others find the words in the
+// processor's nearest cache, and each few ask for their share of what comes.
+template <class Format>
+void products(const Words* weights, int64_t num_words, const Row* rows, int64_t num_rows, int64_t first,
+              const Words* asked, Floats (*out)[VECTORS]) {
+    const int64_t num_tiles = (num_rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (int64_t tile = 0; tile < num_tiles; tile++) {
+        const int64_t r = tile * TILE_ROWS;
+        const int64_t begin = VECTORS * tile / num_tiles, end = VECTORS * (tile + 1) / num_tiles;
+        const Ask ask = {asked, end - begin, begin * num_words};
+        switch (std::min<int64_t>(TILE_ROWS, num_rows - r)) {
+            case 1: products<Format, 1>(weights, num_words, rows + r, first, ask, out + r); break;
+            case 2: products<Format, 2>(weights, num_words, rows + r, first, ask, out + r); break;
+            case 3: products<Format, 3>(weights, num_words, rows + r, first, ask, out + r); break;
+            default: products<Format, 4, true>(weights, num_words, rows + r, first, ask, out + r);
+        }
+    }
 }
 
 // Products of blocks [begin, end) of a matrix with some rows; sink(row, first output of 16, their sums).
+// next: what is read after them.
 template <class Format, class Sink>
 void multiply(const Matrix& matrix, int64_t begin, int64_t end, const Row* rows, int64_t num_rows,
               const void* next, Sink sink) {
-    const int64_t num_words = matrix.inputs / Format::PER_WORD;
-    const int64_t num_tiles = (num_rows + TILE_ROWS - 1) / TILE_ROWS;
-    Floats out[TILE_ROWS][VECTORS];
-    for (int64_t b = begin; b < end; b++) {
-        const Words* weights = (const Words*)matrix.words + b * num_words * VECTORS;
-        // memory would idle while the later tiles read this block from the processor's caches
-        const void* after = b + 1 == end ? next : num_tiles > 1 ? weights + num_words * VECTORS : nullptr;
-        for (int64_t tile = 0; tile < num_tiles; tile++) {
-            const int64_t first = tile * TILE_ROWS, count = std::min<int64_t>(TILE_ROWS, num_rows - first);
-            const Ask ask(after, tile, num_tiles);
-            switch (count) {
-                case 1: block<Format, 1>(weights, num_words, rows + first, ask, out); break;
-                case 2: block<Format, 2>(weights, num_words, rows + first, ask, out); break;
-                case 3: block<Format, 3>(weights, num_words, rows + first, ask, out); break;
-                case 4: block<Format, 4>(weights, num_words, rows + first, ask, out); break;
-                case 5: block<Format, 5>(weights, num_words, rows + first, ask, out); break;
-                default: block<Format, 6>(weights, num_words, rows + first, ask, out);
-            }
-            for (int64_t r = 0; r < count; r++)
-                for (int v = 0; v < VECTORS; v++) {
-                    int64_t output = b * BLOCK + v * LANES;
-                    Floats sums = out[r][v];
-                    if (Format::HAS_SCALES) sums *= load(matrix.scales + output);
-                    sink(first + r, output, sums);
-                }
+    const int64_t num_words = matrix.inputs / Format::PER_WORD, num_lines = (end - begin) * num_words * VECTORS;
+    const Words* stream = (const Words*)matrix.words + begin * num_words * VECTORS;
+    Floats out[MAX_ROWS][VECTORS];
+    for (int64_t b = begin, at = 0; b < end; b++) {
+        std::fill(out[0], out[num_rows], Floats{});
+        for (int64_t first = 0; first < num_words; first += CHUNK_WORDS) {
+            const int64_t count = std::min(CHUNK_WORDS, num_words - first), size = count * VECTORS;
+            products<Format>(stream + at, count, rows, num_rows, first,
+                             coming(stream, num_lines, next, at, size), out);
+            at += size;
         }
+        for (int64_t r = 0; r < num_rows; r++)
+            for (int v = 0; v < VECTORS; v++) {
+                const int64_t output = b * BLOCK + v * LANES;
+                if (Format::HAS_SCALES) out[r][v] *= load(matrix.scales + output);
+                sink(r, output, out[r][v]);
+            }
     }
 }
 
@@ -269,11 +289,13 @@ class Worker {
     void self_attention(const Layer& layer, const Matrix& next) {
         read_normed(layer.self_norm);
         for_my_heads([&](int64_t head) {
-            for (int64_t r = 0; r < AHEAD; r++) ask_for(layer.self_cache, r, head);
-            multiply_head(layer.self_in, head, 3, &layer.self_out);
+            for (int64_t r = 0; r < AHEAD; r++) ask_for_scales(layer.self_cache, r, head);
+            for (int64_t r = 0; r < rows_.count; r++) ask_to_write(layer.self_cache, r, head);
+            multiply_head(layer.self_in, head, 3, keys_at(layer.self_cache, 0, head));
             for (int64_t r = 0; r < rows_.count; r++) write_cache(layer.self_cache, r, head, 1);
             for (int64_t r = 0; r < rows_.count; r++)
-                attend(layer.self_cache, r, head, rows_.positions[r] + 1, nullptr);
+                attend(layer.self_cache, r, head, rows_.positions[r] + 1, nullptr,
+                       after_head(layer.self_in, head, 3, layer.self_out));
         });
         project_attention(layer.self_out, next);
     }
@@ -281,11 +303,12 @@ class Worker {
     void cross_attention(const Layer& layer) {
         read_normed(layer.cross_norm);
         for_my_heads([&](int64_t head) {
-            for (int64_t r = 0; r < AHEAD; r++) ask_for(layer.cross_cache, r, head);
-            multiply_head(layer.cross_query, head, 1, &layer.cross_out);
+            for (int64_t r = 0; r < AHEAD; r++) ask_for_scales(layer.cross_cache, r, head);
+            multiply_head(layer.cross_query, head, 1, keys_at(layer.cross_cache, 0, head));
             for (int64_t r = 0; r < rows_.count; r++) {
                 int64_t at = (head * d_.num_steps + rows_.positions[r]) * d_.memory_length;
-                attend(layer.cross_cache, r, head, d_.memory_length, d_.bias ? d_.bias + at : nullptr);
+                attend(layer.cross_cache, r, head, d_.memory_length, d_.bias ? d_.bias + at : nullptr,
+                       after_head(layer.cross_query, head, 1, layer.cross_out));
             }
         });
         project_attention(layer.cross_out, layer.up);
@@ -331,7 +354,17 @@ class Worker {
     }
 
     const void* my_first(const Matrix& matrix) const {
-        return (const uint32_t*)matrix.words + share(matrix, thread_) * BLOCK * (matrix.inputs / PER_WORD);
+        return block_at(matrix, share(matrix, thread_));
+    }
+
+    const Words* block_at(const Matrix& matrix, int64_t index) const {
+        return (const Words*)matrix.words + index * VECTORS * (matrix.inputs / PER_WORD);
+    }
+
+    // What is read once a head is done: the next head's blocks, or the next matrix.
+    const void* after_head(const Matrix& matrix, int64_t head, int64_t parts, const Matrix& next) const {
+        const int64_t end = (head + 1) * parts;
+        return end == share(matrix, thread_ + 1) ? my_first(next) : block_at(matrix, end);
     }
 
     template <class Work>
@@ -340,11 +373,10 @@ class Worker {
         for (int64_t head = d_.num_heads * thread_ / d_.num_threads; head < end; head++) work(head);
     }
 
-    void multiply_head(const Matrix& matrix, int64_t head, int64_t parts, const Matrix* next) {
-        const int64_t first = head * parts, end = first + parts;
-        const void* ask = next && end == share(matrix, thread_ + 1) ? my_first(*next) : nullptr;
+    void multiply_head(const Matrix& matrix, int64_t head, int64_t parts, const void* next) {
+        const int64_t first = head * parts;
         multiply<Format>(
-            matrix, first, end, inputs_.rows.data(), rows_.count, ask,
+            matrix, first, first + parts, inputs_.rows.data(), rows_.count, next,
             [&](int64_t r, int64_t o, Floats sums) { store(head_part(r, 0) + o - first * HEAD_DIM, sums); });
     }
 
@@ -380,6 +412,19 @@ class Worker {
     static constexpr int PER_WORD = Format::PER_WORD;
     static constexpr int HEAD_WORDS = HEAD_DIM / PER_WORD;
 
+    // The lines that `write_cache` will write to.
+    void ask_to_write(const Cache& cache, int64_t r, int64_t head) const {
+        const int64_t position = rows_.positions[r];
+        const uint32_t* key = (const uint32_t*)keys_at(cache, r, head) +
+                              position / BLOCK * HEAD_WORDS * BLOCK + position % BLOCK;
+        for (int i = 0; i < HEAD_WORDS; i++) __builtin_prefetch(key + i * BLOCK, 1);
+        const Words* values = values_at(cache, r, head) + position / PER_WORD * VECTORS;
+        for (int v = 0; v < VECTORS; v++) __builtin_prefetch(values + v, 1);
+        if (!Format::HAS_SCALES) return;
+        __builtin_prefetch(cache.key_scales + cache_at(cache, r, head) + position, 1);
+        __builtin_prefetch(cache.value_scales + cache_at(cache, r, head) + position, 1);
+    }
+
     void write_cache(const Cache& cache, int64_t r, int64_t head, int64_t first_part) {
         const int64_t at = cache_at(cache, r, head);
         const int64_t position = rows_.positions[r];
@@ -405,19 +450,19 @@ class Worker {
         return (rows_.slots[row] * d_.num_heads + head) * cache.capacity;
     }
 
-    const uint32_t* keys_at(const Cache& cache, int64_t row, int64_t head) const {
-        return (const uint32_t*)cache.keys + cache_at(cache, row, head) * HEAD_WORDS;
+    const Words* keys_at(const Cache& cache, int64_t row, int64_t head) const {
+        return (const Words*)cache.keys + cache_at(cache, row, head) * HEAD_WORDS / LANES;
     }
 
-    // While a head's weights stream in, or the rows before are attended to, memory fetches the beginnings of
-    // a row's caches, and their scales, into the caches of the processor: each would else be waited for.
-    void ask_for(const Cache& cache, int64_t r, int64_t head) const {
-        if (r >= rows_.count) return;
+    const Words* values_at(const Cache& cache, int64_t row, int64_t head) const {
+        return (const Words*)cache.values + cache_at(cache, row, head) * HEAD_WORDS / LANES;
+    }
+
+    // While a head's weights stream in, or the rows before are attended to, memory fetches a row's scales.
+    void ask_for_scales(const Cache& cache, int64_t r, int64_t head) const {
+        if (!Format::HAS_SCALES || r >= rows_.count) return;
         const int64_t length = std::min(rows_.positions[r] + 1, cache.capacity);
-        const int64_t at = cache_at(cache, r, head), num_bytes = std::min(length * HEAD_WORDS * 4, ASK_BYTES);
-        ask(keys_at(cache, r, head), num_bytes);
-        ask((const uint32_t*)cache.values + at * HEAD_WORDS, num_bytes);
-        if (!Format::HAS_SCALES) return;
+        const int64_t at = cache_at(cache, r, head);
         ask(cache.key_scales + at, length * 4);
         ask(cache.value_scales + at, length * 4);
     }
@@ -426,23 +471,23 @@ class Worker {
         for (int64_t i = 0; i < num_bytes; i += 64) __builtin_prefetch((const char*)from + i, 0, 2);
     }
 
-    // softmax(query · keys) · values of one row and head, into `mixed`.
-    void attend(const Cache& cache, int64_t r, int64_t head, int64_t length, const float* bias) {
-        ask_for(cache, r + AHEAD, head);
+    // softmax(query · keys) · values of one row and head, into `mixed`. after: what is read once all rows are.
+    void attend(const Cache& cache, int64_t r, int64_t head, int64_t length, const float* bias,
+                const void* after) {
+        ask_for_scales(cache, r + AHEAD, head);
         const int64_t at = cache_at(cache, r, head);
-        const uint32_t* values = (const uint32_t*)cache.values + at * HEAD_WORDS;
+        const Words* values = values_at(cache, r, head);
         score(keys_at(cache, r, head), cache.key_scales + at, head_part(r, 0), length, values);
         if (bias)
             for (int64_t i = 0; i < length; i++) scores_[i] += bias[i];
         const float total = weigh(length);
         if (Format::HAS_SCALES)
             for (int64_t i = 0; i < length; i++) scores_[i] *= cache.value_scales[at + i];
-        const void* next = r + 1 < rows_.count ? keys_at(cache, r + 1, head) : nullptr;
+        const void* next = r + 1 < rows_.count ? keys_at(cache, r + 1, head) : after;
         mix(values, length, 1 / total, next, &shared_.mixed[r * d_.dim + head * HEAD_DIM]);
     }
 
-    void score(const uint32_t* keys, const float* scales, const float* query, int64_t length,
-               const uint32_t* next) {
+    void score(const Words* keys, const float* scales, const float* query, int64_t length, const void* next) {
         float scaled[HEAD_DIM];
         for (int i = 0; i < HEAD_DIM; i++) scaled[i] = query[i] * 0.125f;  // 1 / sqrt(64)
         uint32_t words[HEAD_WORDS];
@@ -450,10 +495,12 @@ class Worker {
         int32_t start;
         Row row = {words, &scale, &start};
         Format::encode(scaled, HEAD_DIM, row);
-        for (int64_t first = 0; first < length; first += BLOCK) {
-            Floats sums[TILE_ROWS][VECTORS];
-            const int64_t at = first * HEAD_WORDS;
-            block<Format, 1>((const Words*)(keys + at), HEAD_WORDS, &row, next + at, sums);
+        constexpr int64_t SIZE = HEAD_WORDS * VECTORS;  // lines of a block
+        const int64_t num_lines = (length + BLOCK - 1) / BLOCK * SIZE;
+        for (int64_t first = 0, at = 0; first < length; first += BLOCK, at += SIZE) {
+            Floats sums[1][VECTORS] = {};
+            const Ask ask = {coming(keys, num_lines, next, at, SIZE), VECTORS};
+            products<Format, 1>(keys + at, HEAD_WORDS, &row, 0, ask, sums);
             for (int v = 0; v < VECTORS; v++) {
                 if (Format::HAS_SCALES) sums[0][v] *= load(scales + first + v * LANES);
                 store(&scores_[first + v * LANES], sums[0][v]);
@@ -479,16 +526,20 @@ class Worker {
     }
 
     // Eight bits would lose the many small weights beside a large one: what they leave is a second row.
-    void mix(const uint32_t* values, int64_t length, float scale, const void* next, float* out) {
+    void mix(const Words* values, int64_t length, float scale, const void* next, float* out) {
         constexpr int ROWS = Format::HAS_SCALES ? 2 : 1;
         const int64_t padded = (length + LANES - 1) / LANES * LANES;
-        for (int r = 0; r < ROWS; r++) {
-            Format::encode(&scores_[0], padded, weights_.rows[r]);
-            if constexpr (ROWS == 2) Format::subtract(weights_.rows[r], padded, &scores_[0]);
+        if constexpr (Format::HAS_SCALES)
+            Format::encode_finely(&scores_[0], padded, weights_.rows[0], weights_.rows[1]);
+        else
+            Format::encode(&scores_[0], padded, weights_.rows[0]);
+        Floats sums[ROWS][VECTORS] = {};
+        const int64_t num_words = (length + PER_WORD - 1) / PER_WORD;
+        for (int64_t first = 0; first < num_words; first += CHUNK_WORDS) {
+            const int64_t count = std::min(CHUNK_WORDS, num_words - first), at = first * VECTORS;
+            const Ask ask = {coming(values, num_words * VECTORS, next, at, count * VECTORS), VECTORS};
+            products<Format, ROWS>(values + at, count, weights_.rows.data(), first, ask, sums);
         }
-        Floats sums[TILE_ROWS][VECTORS];
-        block<Format, ROWS>((const Words*)values, (length + PER_WORD - 1) / PER_WORD, weights_.rows.data(),
-                            next, sums);
         for (int v = 0; v < VECTORS; v++) {
             if (ROWS == 2) sums[0][v] += sums[1][v];
             store(out + v * LANES, sums[0][v] * scale);

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -47,16 +48,21 @@ void store(float* x, Floats v) { std::memcpy(x, &v, sizeof v); }
 Floats max(Floats x, Floats y) { return x > y ? x : y; }
 Floats absolute(Floats x) { return x < 0.0f ? -x : x; }
 
+// All lanes in one, by halves: a chain of sixteen would take as long as hundreds of products.
+template <class Vector, class Join>
+auto join_lanes(Vector v, Join join) {
+    std::remove_reference_t<decltype(v[0])> lanes[LANES];
+    std::memcpy(lanes, &v, sizeof v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) lanes[i] = join(lanes[i], lanes[i + half]);
+    return lanes[0];
+}
 template <class Vector>
 auto sum_lanes(Vector v) {
-    auto total = v[0];
-    for (int i = 1; i < LANES; i++) total += v[i];
-    return total;
+    return join_lanes(v, [](auto x, auto y) { return x + y; });
 }
 float max_lane(Floats v) {
-    float largest = v[0];
-    for (int i = 1; i < LANES; i++) largest = std::max(largest, v[i]);
-    return largest;
+    return join_lanes(v, [](float x, float y) { return std::max(x, y); });
 }
 
 Floats exp(
@@ -181,27 +187,46 @@ struct Int8 {  // weights and keys are stored plus 128: the processor multiplies
                      row.starts);
     }
     static void quantise(const float* x, int64_t n, int8_t* out, float* scale, int32_t* start) {
-        Floats largest = {};
-        for (int64_t i = 0; i < n; i += LANES) largest = max(largest, absolute(load(x + i)));
-        const float limit = std::max(max_lane(largest), 1e-30f);
+        const float limit = largest(x, n);
         Ints sum = {};
         for (int64_t i = 0; i < n; i += LANES) {
-            // 1.5 x 2^23 rounds, and leaves the integer in the low bits
-            Ints rounded = bits<Ints>(load(x + i) * (127 / limit) + 12582912.0f) - 0x4b400000;
-            sum += rounded;
-            Bytes bytes = __builtin_convertvector(rounded, Bytes);
-            std::memcpy(out + i, &bytes, sizeof bytes);
+            const Ints numbers = rounded(load(x + i) * (127 / limit));
+            sum += numbers;
+            store(out + i, numbers);
         }
         *scale = limit / 127;
         *start = -128 * sum_lanes(sum);
     }
-    static void subtract(Row row, int64_t n, float* x) {  // leaves what `encode` rounded off
-        for (int64_t i = 0; i < n; i += LANES) {
-            Bytes bytes;
-            std::memcpy(&bytes, (const int8_t*)row.words + i, sizeof bytes);
-            store(x + i, load(x + i) - __builtin_convertvector(bytes, Floats) *
-                                           row.scales[i / (GROUP_WORDS * PER_WORD)]);
+    // Two rows whose sum is x to 16 bits: the second holds what the first rounds off, at most half a unit.
+    static void encode_finely(const float* x, int64_t n, Row coarse, Row fine) {
+        const int64_t group = GROUP_WORDS * PER_WORD;
+        for (int64_t first = 0; first < n; first += group) {
+            const int64_t end = std::min(n, first + group), number = first / group;
+            const float unit = largest(x + first, end - first) / 127;
+            Ints sum = {}, fine_sum = {};
+            for (int64_t i = first; i < end; i += LANES) {
+                const Floats scaled = load(x + i) * (1 / unit);
+                const Ints whole = rounded(scaled);
+                const Ints rest = rounded((scaled - __builtin_convertvector(whole, Floats)) * 254);
+                sum += whole, fine_sum += rest;
+                store((int8_t*)coarse.words + i, whole);
+                store((int8_t*)fine.words + i, rest);
+            }
+            coarse.scales[number] = unit, fine.scales[number] = unit / 254;
+            coarse.starts[number] = -128 * sum_lanes(sum), fine.starts[number] = -128 * sum_lanes(fine_sum);
         }
+    }
+    static float largest(const float* x, int64_t n) {  // of the absolute values
+        Floats largest = {};
+        for (int64_t i = 0; i < n; i += LANES) largest = max(largest, absolute(load(x + i)));
+        return std::max(max_lane(largest), 1e-30f);
+    }
+    static Ints rounded(Floats x) {  // 1.5 x 2^23 rounds, and leaves the integer in the low bits
+        return bits<Ints>(x + 12582912.0f) - 0x4b400000;
+    }
+    static void store(int8_t* to, Ints numbers) {
+        Bytes bytes = __builtin_convertvector(numbers, Bytes);
+        std::memcpy(to, &bytes, sizeof bytes);
     }
     static uint32_t stored(uint32_t word) { return word ^ 0x80808080u; }
 };
