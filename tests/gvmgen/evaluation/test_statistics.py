@@ -70,6 +70,17 @@ def test_a_true_difference_is_significant_and_none_is_not() -> None:
     assert paired_p(a, b) == pytest.approx(stats.ttest_rel(a, b).pvalue, abs=0.01)
 
 
+@pytest.mark.parametrize("num", [12, 300])
+def test_the_permutation_test_agrees_with_scipys(num: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(size=(2, num)) + np.array([[0.1], [0.0]])
+    wanted = stats.permutation_test(
+        (a - b,), np.mean, permutation_type="samples", n_resamples=9999, rng=np.random.default_rng(1)
+    )
+    assert paired_p(a, b) == pytest.approx(wanted.pvalue, abs=1e-9 if num == 12 else 0.02)
+
+
 def test_few_pairs_are_counted_exactly() -> None:
     assert paired_p(np.array([1.0, 2, 3, 4]), np.zeros(4)) == pytest.approx(2 / 16)
     assert np.isnan(paired_p(np.array([1.0]), np.zeros(1)))
