@@ -1,7 +1,7 @@
 """CLIP features of source videos on disk: no frame is encoded twice, and a killed run goes on where it was.
 
 One zarr array a source and CLIP, named by the hashes of both; one frame a chunk, each with its checksum. A
-missing chunk reads as NaN and a damaged one raises, so neither is ever taken for features.
+missing or a damaged chunk is never taken for features; to other readers a missing one is NaN.
 
 Dimensions: F video frames of the source, one a second; P patches, D feature width.
 """
@@ -9,8 +9,9 @@ Dimensions: F video frames of the source, one a second; P patches, D feature wid
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,7 @@ from pipeline.jsonl import to_line
 from pipeline.manifest import Source
 from shards.spec import Fingerprint, num_frames
 
+CHECK_BYTES = 4  # of the checksum at a chunk's end
 COMPLETE = "complete"  # attribute, written last: every frame of the source is there; one that is not got lost
 
 
@@ -57,8 +59,12 @@ class SourceFeatures:
         self._array = _open(path)
 
     def read(self, frames: Iterable[int]) -> dict[int, np.ndarray]:
-        """float16 [P, D] by frame, for those of `frames` that are there and sound."""
-        return {} if self._array is None else dict(_sound(self._array, frames))
+        """float16 [P, D] by frame, for those of `frames` that are there and sound; side by side in memory."""
+        if self._array is None:
+            return {}
+        frames = list(frames)
+        room = np.empty((len(frames), *self._array.shape[1:]), np.float16)  # [F, P, D]
+        return {f: into for f, into in zip(frames, room, strict=True) if _read_sound(self._chunk(f), into)}
 
     def write(self, frame: int, features: np.ndarray) -> None:
         """Keep float16 [P, D], unless there is no room in the budget for it."""
@@ -77,19 +83,22 @@ class SourceFeatures:
         """Frames that a complete entry should hold and does not, or holds damaged."""
         if self._array is None or not self._array.attrs.get(COMPLETE):
             return []
-        frames = range(self.num_frames)
-        return sorted(set(frames) - set(self.read(frames)))
+        return [frame for frame in range(self.num_frames) if not self.read([frame])]
 
     def discard(self, frames: Iterable[int]) -> None:
         """Forget frames that no segment needs any more, and the entry with its last; a complete one stays."""
         if self._array is None or self._array.attrs.get(COMPLETE):
             return
         for frame in frames:
-            shutil.rmtree(self.path / "c" / str(frame), ignore_errors=True)
+            shutil.rmtree(self._chunk(frame).parents[1], ignore_errors=True)
         with suppress(OSError):  # others may be at it, and frames may be left
             (self.path / "c").rmdir()
             shutil.rmtree(self.path)
             self.path.parent.rmdir()
+
+    def _chunk(self, frame: int) -> Path:
+        """zarr's file of one frame."""
+        return self.path / "c" / str(frame) / "0" / "0"
 
 
 def _open(path: Path) -> Any:
@@ -124,9 +133,18 @@ def _create(path: Path, shape: tuple[int, ...]) -> Any:
         return _open(path)
 
 
-def _sound(array: Any, frames: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
-    for frame in frames:
-        with suppress(ValueError):  # the checksum differs: half-written, or changed on the disk
-            features = array[frame]
-            if not np.isnan(features).any():
-                yield frame, features
+def _read_sound(chunk: Path, into: np.ndarray) -> bool:
+    """Read a chunk as zarr writes it here: the values, then their checksum. False where it is not whole.
+
+    zarr's own reading copies a frame several times and takes it through an event loop.
+    """
+    from google_crc32c import value as crc32c  # zarr brings it
+
+    checksum = bytearray(CHECK_BYTES + 1)  # a byte more: what is too long is not whole either
+    try:
+        with chunk.open("rb", buffering=0) as file:
+            size = os.readv(file.fileno(), [into.data.cast("B"), checksum])
+    except FileNotFoundError:
+        return False
+    is_whole = size == into.nbytes + CHECK_BYTES
+    return is_whole and int.from_bytes(checksum[:CHECK_BYTES], "little") == crc32c(into)

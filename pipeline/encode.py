@@ -192,7 +192,7 @@ class SegmentEncoder:
         todo = sorted(media.frames.keys() - features.keys())
         for i in range(0, len(todo), self.encoders.batch_size):
             features |= self._encode_batch(segment, media, todo[i : i + self.encoders.batch_size])
-        return np.stack([features[frame] for frame in frames_of(segment)])
+        return _stacked([features[frame] for frame in frames_of(segment)])
 
     def _encode_batch(self, segment: Segment, media: Media, frames: list[int]) -> Features:
         """Features of these frames, and aside those of the next segment's that fill the batch."""
@@ -221,7 +221,8 @@ class SegmentEncoder:
         return other, {frame: media.frames[frame] for frame in free if frame not in known}
 
     def _cached(self, segment: Segment, frames: Iterable[int]) -> Features:
-        return {} if self.cache is None else self.cache.source(segment).read(frames)
+        frames = list(frames)
+        return self.cache.source(segment).read(frames) if self.cache is not None and frames else {}
 
     def _keep(self, segment: Segment, features: Features) -> None:
         entry = None if self.cache is None else self.cache.source(segment)
@@ -229,6 +230,16 @@ class SegmentEncoder:
             if entry is not None:
                 entry.write(frame, frame_features)
         self.progress.encoded(len(features))
+
+
+def _stacked(rows: list[np.ndarray]) -> np.ndarray:
+    """[P, D] each -> [F, P, D], without a copy where they are one array's rows already, as from the cache."""
+    whole = rows[0].base
+    if whole is not None and whole.shape == (len(rows), *rows[0].shape):
+        places = [row.__array_interface__["data"] for row in rows]
+        if places == [row.__array_interface__["data"] for row in whole]:
+            return whole
+    return np.stack(rows)
 
 
 def clip_features(frames: Tensor, encoders: Encoders) -> np.ndarray:

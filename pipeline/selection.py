@@ -100,7 +100,7 @@ def refuse_other(record: ShardRecord, shard: ShardPlan, data: DataFolder, finger
     if found:
         raise ShardError(
             f"{tar}: complete, but not what this run would make: {'; '.join(found)}. "
-            "Use the preset and feature codec of before, or make it again: "
+            "Use the preset, precision and feature codec of before, or make it again: "
             f"gvm-prep encode --shards {shard.shard} --force"
         )
 
@@ -124,7 +124,7 @@ def foresee(data: DataFolder, config: EncodeConfig) -> str:
     time = (
         f"{planned_frames(todo) / speed / 3600:.1f} h at {speed:.1f} frames a second"
         if speed
-        else "not known"
+        else "not known until two shards are there"
     )
     return (
         f"chosen     {plan_summary(chosen.values())}\n"

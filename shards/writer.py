@@ -10,12 +10,14 @@ import hashlib
 import io
 import json
 import os
+import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -37,6 +39,7 @@ from shards.spec import (
 )
 
 TAR_BLOCK = 512  # bytes; a header is one block, a payload is padded to whole blocks
+TAR_MODE = 0o444  # webdataset's
 TAR_MTIME = 946_684_800  # 2000-01-01, for every member: the same samples give the same bytes
 
 
@@ -63,9 +66,8 @@ def write_shard(
     packer = _Packer(feature_codec)
     with only_writer(directory, shard):
         with _written_aside(tar) as (file, commit):
-            hashed = _HashedFile(file)
-            with _syncing_behind(file) as sync_behind:
-                sample_records = tuple(_write_samples(hashed, samples, packer, str(tar), sync_behind))
+            with _Tar(file) as members, _syncing_behind(file) as sync_behind:
+                sample_records = tuple(_write_samples(members, samples, packer, str(tar), sync_behind))
             # A former record must never stand beside the new tar.
             record_file.unlink(missing_ok=True)
             _sync_directory(directory)
@@ -75,8 +77,8 @@ def write_shard(
             shard=shard,
             plan_hash=plan_hash,
             fingerprint=_plain_json(fingerprint),
-            tar_bytes=hashed.size,
-            tar_sha256=hashed.sha256.hexdigest(),
+            tar_bytes=members.size,
+            tar_sha256=members.sha256.hexdigest(),
             samples=sample_records,
             left_out=tuple(_plain_json(left_out)),
             feature_codec=feature_codec,
@@ -94,14 +96,12 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def _write_samples(
-    file: _HashedFile,
+    tar: _Tar,
     samples: Iterable[Sample],
     packer: _Packer,
     where: str,
     sync_behind: Callable[[], None],
 ) -> Iterator[SampleRecord]:
-    from webdataset import TarWriter  # it loads torch where there is one
-
     keys: set[str] = set()
 
     def write(sample: Sample) -> SampleRecord:
@@ -109,15 +109,16 @@ def _write_samples(
         if sample.key in keys:
             raise ShardError(f"{where}: sample {sample.key} comes twice; a key names one sample")
         keys.add(sample.key)
-        arrays = packer.arrays(sample)
-        payloads = _payloads(sample, arrays)
-        start = tar.tarstream.offset
-        tar.write({"__key__": sample.key, **payloads})
+        fields = _write_fields(tar, sample, packer)
         sync_behind()
-        return _sample_record(sample, arrays, payloads, start)
+        return SampleRecord(
+            key=sample.key,
+            split=sample.meta.get("split", "train"),
+            duration_s=float(sample.meta.get("duration_s", sample.codes.shape[1] / CODE_RATE)),
+            fields=fields,
+        )
 
-    with TarWriter(file, encoder=False, user="", group="", mtime=TAR_MTIME, compress=False) as tar:
-        yield from _beside(write, samples)
+    yield from _beside(write, samples)
 
 
 def _beside(work: Callable[[Sample], SampleRecord], samples: Iterable[Sample]) -> Iterator[SampleRecord]:
@@ -146,57 +147,67 @@ class _Packer:
         return {CODES: sample.codes, FEATURES: features}
 
 
-def _payloads(sample: Sample, arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
-    """The sample's fields as bytes, in the order TarWriter writes them."""
-    meta = {**sample.meta, "key": sample.key}
-    return {
-        CODES: _npy_bytes(arrays[CODES]),
-        FEATURES: _npy_bytes(arrays[FEATURES]),
-        META: canonical_json(meta) + b"\n",
-    }
+def _write_fields(tar: _Tar, sample: Sample, packer: _Packer) -> dict[str, FieldRecord]:
+    """The sample's members, in the order of their names, as webdataset writes them."""
+    fields = {}
+    for name, array in packer.arrays(sample).items():
+        array = np.ascontiguousarray(array)
+        place = tar.add(f"{sample.key}.{name}", [_npy_header(array), array.data.cast("B")])
+        fields[name] = FieldRecord(*place, dtype=str(array.dtype), shape=array.shape)
+    meta = canonical_json({**sample.meta, "key": sample.key}) + b"\n"
+    fields[META] = FieldRecord(*tar.add(f"{sample.key}.{META}", [meta]))
+    return fields
 
 
-def _npy_bytes(array: np.ndarray) -> bytes:
-    array = np.ascontiguousarray(array)
+def _npy_header(array: np.ndarray) -> bytes:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    return b"".join((header.getvalue(), array.data))  # one copy; write_array makes three
+    return header.getvalue()
 
 
-def _sample_record(
-    sample: Sample, arrays: dict[str, np.ndarray], payloads: dict[str, bytes], start: int
-) -> SampleRecord:
-    fields = {}
-    for name, payload in payloads.items():
-        array = arrays.get(name)
-        fields[name] = FieldRecord(
-            offset=start + TAR_BLOCK,
-            size=len(payload),
-            crc32=zlib.crc32(payload),
-            dtype=None if array is None else str(array.dtype),
-            shape=() if array is None else array.shape,
-        )
-        start += TAR_BLOCK + -(-len(payload) // TAR_BLOCK) * TAR_BLOCK
-    return SampleRecord(
-        key=sample.key,
-        split=sample.meta.get("split", "train"),
-        duration_s=float(sample.meta.get("duration_s", sample.codes.shape[1] / CODE_RATE)),
-        fields=fields,
-    )
+class _Tar:
+    """A tar that grows by members and is hashed beside that, so that a shard is read only by its readers.
 
-
-class _HashedFile:
-    """A file that hashes what goes through it, so that a shard is read only by its readers."""
+    tarfile takes a member through ten kilobytes at a time.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.sha256 = hashlib.sha256()
-        self.size = 0
+        self.file, self.size, self.sha256 = file, 0, hashlib.sha256()
+        self._hasher = ThreadPoolExecutor(1, "hash-shard")
 
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        self.size += len(data)
-        return self.file.write(data)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                end = self.size + 2 * TAR_BLOCK
+                self._write([bytes(-(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - self.size)])
+        finally:
+            self._hasher.shutdown()
+
+    def add(self, name: str, parts: Sequence[bytes | memoryview]) -> tuple[int, int, int]:
+        """Append a member; returns its content's offset, size and crc32."""
+        member = tarfile.TarInfo(name)
+        member.size, member.mtime, member.mode = sum(map(len, parts)), TAR_MTIME, TAR_MODE
+        offset = self.size + TAR_BLOCK
+        padding = bytes(-member.size % TAR_BLOCK)
+        crc32 = self._write([member.tobuf(tarfile.USTAR_FORMAT), *parts, padding], slice(1, -1))
+        return offset, member.size, crc32
+
+    def _write(self, parts: Sequence[bytes | memoryview], counted: slice = slice(0)) -> int:
+        """Write the parts; returns the crc32 of those counted."""
+        hashing = self._hasher.submit(self._hash, parts)
+        for part in parts:
+            self.file.write(part)
+            self.size += len(part)
+        crc32 = reduce(lambda crc, part: zlib.crc32(part, crc), parts[counted], 0)
+        hashing.result()
+        return crc32
+
+    def _hash(self, parts: Sequence[bytes | memoryview]) -> None:
+        for part in parts:
+            self.sha256.update(part)
 
 
 @contextmanager

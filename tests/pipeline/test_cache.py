@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from pipeline.cache import FeatureCache, SourceFeatures
 from pipeline.cache_budget import CacheBudget, entries, entry_bytes
+from pipeline.encode import _stacked
 from pipeline.manifest import Source
 
 NUM_FRAMES = 7
@@ -60,6 +62,17 @@ def test_frames_come_back_as_they_were_written(full: Path) -> None:
     assert sound_frames(full) == list(range(NUM_FRAMES))
 
 
+def test_frames_lie_side_by_side_and_go_into_a_sample_without_a_copy(full: Path) -> None:
+    rows = list(entry(full).read([2, 3, 4]).values())
+    assert _stacked(rows) is rows[0].base
+    for others in (rows[::-1], rows[:2], [rows[0].copy(), *rows[1:]]):
+        np.testing.assert_array_equal(_stacked(others), np.stack(others))
+
+
+def test_a_plain_zarr_reader_reads_an_entry(full: Path) -> None:
+    np.testing.assert_array_equal(zarr.open_array(entry(full).path, mode="r")[:], FEATURES)
+
+
 def test_frames_that_were_never_written_are_absent_not_zero(tmp_path: Path) -> None:
     assert sound_frames(tmp_path) == []
     write(entry(tmp_path), [2, 3])
@@ -76,10 +89,11 @@ def test_another_clip_does_not_see_them(full: Path) -> None:
         lambda data: b"",
         lambda data: data[:1000],
         lambda data: data[:-1],
+        lambda data: data + b"\0",
         lambda data: bytes(len(data)),
         lambda data: data[:99] + bytes([data[99] ^ 1]) + data[100:],
     ],
-    ids=["empty", "cut", "cut by a byte", "zeros", "one bit"],
+    ids=["empty", "cut", "cut by a byte", "longer", "zeros", "one bit"],
 )
 def test_a_damaged_frame_is_made_again(full: Path, damage: object) -> None:
     path = chunk(full, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import random
@@ -17,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from webdataset import TarWriter
 
 from shards.reader import ShardSet
-from shards.record import ShardRecord
+from shards.record import ShardRecord, canonical_json
 from shards.spec import FIELDS, Sample, ShardBusyError, ShardError, check_sample
 from shards.verify import verify_shard
-from shards.writer import write_durably, write_shard
+from shards.writer import TAR_MTIME, write_durably, write_shard
 from tests.samples import FINGERPRINT, make_sample
 
 FORK = multiprocessing.get_context("fork")  # children start with the libraries loaded
@@ -48,6 +50,21 @@ def test_equal_samples_give_equal_bytes(tmp_path):
     time.sleep(1.1)  # a tar header holds whole seconds
     write(tmp_path / "two", iter(SAMPLES))
     assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 3])
+def test_a_tar_is_what_webdatasets_own_writer_makes(tmp_path, num_samples):
+    write(tmp_path, SAMPLES[:num_samples])
+    theirs = io.BytesIO()
+    with TarWriter(theirs, encoder=False, user="", group="", mtime=TAR_MTIME, compress=False) as tar:
+        for sample in SAMPLES[:num_samples]:
+            arrays = {"features.npy": io.BytesIO(), "codes.npy": io.BytesIO()}
+            np.save(arrays["features.npy"], sample.features)
+            np.save(arrays["codes.npy"], sample.codes)
+            meta = canonical_json({**sample.meta, "key": sample.key}) + b"\n"
+            fields = {name: content.getvalue() for name, content in arrays.items()}
+            tar.write({"__key__": sample.key, **fields, "meta.json": meta})
+    assert (tmp_path / "000042.tar").read_bytes() == theirs.getvalue()
 
 
 def test_the_record_tells_where_each_field_lies(tmp_path):
