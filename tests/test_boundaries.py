@@ -156,8 +156,8 @@ FLAGS = {  # of every command, in any order: scripts and habits hang on them. Wh
     "gvm-prep repair": "--data --deep --preset --device",
     "gvm-prep verify": "--data --deep",
     "gvm-eval train": (
-        "--data --run --preset --dim --num-layers --steps --batch-size --lr --warmup-steps --seed "
-        "--held-out --save-every --accept-changes"
+        "--data --videos --music --run --preset --dim --num-layers --steps --batch-size --lr --warmup-steps "
+        "--seed --held-out --save-every --accept-changes --soundfont --workers"
     ),
     "gvm-eval score": (
         "--videos --system --reference --evaluator --embedder --out --examples --soundfont --workers"

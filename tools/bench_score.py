@@ -2,7 +2,8 @@
 
     python tools/bench_score.py --pairs 1000 --seconds 30
 
-Films are moving test pictures, music is tones and noise: what they cost is what real ones of that size cost.
+Films are moving test pictures with cuts, music is tones and noise: what they cost is what real ones of that
+size cost.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def make_pairs(folder: Path, num_pairs: int, seconds: float) -> None:
 
 
 def make_film(path: Path, seconds: float, number: int) -> None:
-    picture = f"testsrc2=s={SIZE}:rate=25,hue=h={number}*t*20"
+    cuts = f"negate=enable='lt(mod(t,{number + 5}),{number + 2})'"
+    picture = f"testsrc2=s={SIZE}:rate=25,hue=h={number}*t*20,{cuts}"
     command = [ffmpeg_path(), "-v", "error", "-f", "lavfi", "-i", picture, "-t", str(seconds)]
     subprocess.run([*command, "-pix_fmt", "yuv420p", "-preset", "ultrafast", str(path)], check=True)
 

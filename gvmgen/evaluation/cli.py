@@ -27,12 +27,19 @@ def about() -> None:
 
 @eval_app.command("train")
 def train_command(
-    data: Annotated[Path, typer.Option(help="Folder that holds shards/.")] = Path("data"),
+    data: Annotated[Path | None, typer.Option(help="Folder that holds shards/.", show_default="data")] = None,
+    videos: Annotated[
+        Path | None, typer.Option(help="In place of shards: a folder of videos, as for score.")
+    ] = None,
+    music: Annotated[
+        Path | None, typer.Option(help="Their music, by name.", show_default="the videos' own")
+    ] = None,
     run: Annotated[Path, typer.Option(help="The run's folder; an unfinished one is gone on with.")] = Path(
         "runs/eval"
     ),
     preset: Annotated[
-        str | None, typer.Option(help="Preset whose encoders made the shards. $GVM_PRESET sets it too.")
+        str | None,
+        typer.Option(help="Whose encoders made the shards, or read the videos. $GVM_PRESET sets it too."),
     ] = None,
     dim: Annotated[int, typer.Option(help="Shared width.")] = DEFAULTS.dim,
     num_layers: Annotated[int, typer.Option(help="Layers of each tower.")] = DEFAULTS.num_layers,
@@ -50,12 +57,25 @@ def train_command(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Resume although data or settings differ from the run's.")
     ] = False,
+    soundfont: Annotated[Path | None, typer.Option(help="Instruments for MIDI, FILE.sf2.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that read videos.", show_default="one a core")
+    ] = None,
 ) -> None:
-    """Train the evaluation model on shards; then say CMR and TA on their test split, with controls.
+    """Train the evaluation model on shards, or on videos and music; then say CMR and TA on their test split,
+    with controls.
+
+    Of videos, 15 % by name are the test split; films are cut into pieces of 30 s. What was read is kept in
+    RUN/training, so that a stopped command goes on. A broken file is named and left out; the exit code is 1.
 
     \b
     gvm-eval train --data data --run runs/eval
+    gvm-eval train --videos videos --music music --run runs/eval
     """
+    if videos is None and (music, soundfont) != (None, None):
+        raise ValueError("--music and --soundfont go with --videos FOLDER; shards have their music in them")
+    if videos is not None and data is not None:
+        raise ValueError(f"--data {data} and --videos {videos}: name one of them")
     training = EvaluatorTraining(
         preset=chosen_preset(preset),
         dim=dim,
@@ -67,9 +87,18 @@ def train_command(
         seed=seed,
         held_out=held_out,
     )
+    from gvmgen.evaluation.sources import FolderPairs, ShardPairs
     from gvmgen.evaluation.training import train_evaluator
 
-    train_evaluator(data, run, training, save_every=save_every, accept_changes=accept_changes)
+    cache = run / "training" / "seconds"
+    source = (
+        ShardPairs(data or Path("data"), training.preset, cache)
+        if videos is None
+        else FolderPairs(videos, music, training.preset, cache, soundfont=soundfont, workers=workers)
+    )
+    train_evaluator(source, run, training, save_every=save_every, accept_changes=accept_changes)
+    if source.failures:
+        raise typer.Exit(ExitCode.FAILED)
 
 
 @eval_app.command("ablate")

@@ -38,7 +38,7 @@ class EvaluatorConfig:
 class EvaluatorTraining:
     """One training of an evaluation model."""
 
-    preset: str = "small"  # whose encoders made the shards
+    preset: str = "small"  # whose encoders made the shards, or read the videos
     dim: int = 512
     num_layers: int = 4
     num_heads: int = 4

@@ -40,12 +40,15 @@ def cut_alignment(times: np.ndarray, motion: Motion) -> float:
     # Shifts as uneven as the golden ratio's multiples: no tempo falls in step with them.
     offsets = (np.arange(1, _SHIFTS + 1) * 0.6180339887 % 1) * motion.duration_s
     shifted = (times[None] + offsets[:, None]) % motion.duration_s  # [shifts, times]
-    chance = float(np.mean([_reward(row, motion.cuts) for row in shifted]))
-    return _reward(times, motion.cuts) - chance
+    return _reward(times[None], motion.cuts) - _reward(shifted, motion.cuts)
 
 
 def _reward(times: np.ndarray, cuts: np.ndarray) -> float:
-    distance = np.abs(cuts[:, None] - times[None]).min(axis=1)
+    """The mean over cuts [C] and rows of times [R, times]."""
+    rows = np.sort(times, axis=1)
+    after = np.stack([row.searchsorted(cuts) for row in rows])  # [R, C]
+    neighbours = np.stack([np.maximum(after - 1, 0), np.minimum(after, rows.shape[1] - 1)])  # [2, R, C]
+    distance = np.abs(np.take_along_axis(rows[None], neighbours, axis=2) - cuts).min(axis=0)
     return float(np.exp(-(distance**2) / (2 * ALIGNMENT_S**2)).mean())
 
 

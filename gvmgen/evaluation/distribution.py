@@ -15,7 +15,7 @@ import numpy as np
 KAD_SCALE = 100  # Chung et al. 2025, arXiv 2502.15602: makes the usual values readable
 NEAREST = 5  # neighbours of density and coverage; Naeem et al. 2020, arXiv 2002.09797
 _MOST_FOR_MEDIAN = 3000  # rows whose pairwise distances give the kernel's width
-_PAIRS_AT_ONCE = 4_000_000  # distances in memory: 32 MB
+_PAIRS_AT_ONCE = 500_000  # distances in memory: 4 MB, which caches hold
 _SIZES = 10  # of the extrapolation
 _LEAST_ITEMS = 5  # to extrapolate from
 

@@ -5,11 +5,9 @@ t whole seconds, N videos, M pieces of music.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +17,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gvmgen.encoders.audio import AudioCodec
-from gvmgen.encoders.media import read_frames, read_waveform
-from gvmgen.encoders.presets import POCKET_DIR, encoder_config
-from gvmgen.encoders.video import VideoEncoder
+from gvmgen.encoders.presets import POCKET_DIR
 from gvmgen.evaluation.config import EvaluatorConfig
 from gvmgen.evaluation.model import EvaluationModel, similarities
-from gvmgen.evaluation.seconds import make_pair, music_seconds, video_seconds
+from gvmgen.evaluation.seconds import make_pair
+from gvmgen.evaluation.senses import Music, Senses, Video
 from gvmgen.runs import RunFolder, write_text
-from shards.spec import CODE_RATE, SAMPLE_RATE, fingerprint_differences
 
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TRAINING = "training"  # in a run's folder: checkpoints to go on from
 EVALUATOR_IN_THE_BOX = POCKET_DIR / "evaluator"
-FRAMES_AT_ONCE = 8
-
-Video = str | Path | Tensor  # a file, or what `watch` made of one
-Music = str | Path | np.ndarray | Tensor  # a file, a waveform (mono, 32 kHz), or what `hear` made of one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +51,14 @@ class EvaluatorInfo:
     training: dict[str, Any]  # the recipe
 
 
-class Evaluator:
-    """Scores videos and music of any length. Encoders are loaded when a file is first to be read."""
+class Evaluator(Senses):
+    """Scores videos and music of any length."""
 
     def __init__(
         self, model: EvaluationModel, info: EvaluatorInfo, device: str | torch.device = "cpu"
     ) -> None:
-        self.model, self.info, self.device = model.eval().to(device), info, torch.device(device)
+        super().__init__(info.preset, info.encoder_fingerprint, device)
+        self.model, self.info = model.eval().to(device), info
 
     @torch.inference_mode()
     def score(self, video: Video, music: Music) -> Score:
@@ -94,55 +86,6 @@ class Evaluator:
         heard = [self.model.music_tower(self.hear(piece)[None]) for piece in music]
         rows = [[float(similarities(*_cut(a, b))) for b in heard] for a in seen]
         return np.array(rows, np.float32).reshape(len(seen), len(heard))
-
-    @torch.inference_mode()
-    def watch(self, video: Video) -> Tensor:
-        """A video as the model reads it: float32 [t, video_dim]. Seconds that were watched pass through."""
-        if isinstance(video, Tensor):
-            return video.to(self.device)
-        frames, seconds = read_frames(video), []
-        while batch := list(itertools.islice(frames, FRAMES_AT_ONCE)):
-            pixels = torch.stack([self._eyes.preprocess(frame) for frame in batch])
-            seconds.append(video_seconds(self._eyes.encode(pixels)))
-        return torch.cat(seconds).to(self.device)
-
-    @torch.inference_mode()
-    def hear(self, music: Music) -> Tensor:
-        """Music as the model reads it: float32 [t, music_dim]. What was heard passes through."""
-        if isinstance(music, Tensor):
-            return music.to(self.device)
-        waveform = music if isinstance(music, np.ndarray) else read_waveform(music)
-        if len(waveform) < SAMPLE_RATE:
-            raise ValueError(f"music of {len(waveform) / SAMPLE_RATE:.2f} s; at least a second is needed")
-        codes = self._ears.encode(torch.from_numpy(waveform)[None])  # [1, K, T]
-        return self.hear_codes(codes)
-
-    @torch.inference_mode()
-    def hear_codes(self, codes: Tensor) -> Tensor:
-        """The same of codes that are there already, int64 [1, K, T] of at least a second."""
-        assert codes.shape[-1] >= CODE_RATE, codes.shape
-        return music_seconds(self._ears.dequantise(codes)[0]).to(self.device)
-
-    @cached_property
-    def _eyes(self) -> VideoEncoder:
-        dtype = getattr(torch, self.info.encoder_fingerprint["video"]["dtype"])
-        eyes = VideoEncoder.load(encoder_config(self.info.preset), self.device, dtype)
-        self._check("video", eyes.fingerprint)
-        return eyes
-
-    @cached_property
-    def _ears(self) -> AudioCodec:
-        ears = AudioCodec.load(encoder_config(self.info.preset), self.device)
-        self._check("audio", ears.fingerprint)
-        return ears
-
-    def _check(self, kind: str, here: dict[str, Any]) -> None:
-        differences = fingerprint_differences(here, self.info.encoder_fingerprint[kind])
-        if differences:
-            raise ValueError(
-                f"the evaluator was trained with other encoders: {'; '.join(differences)}. "
-                "Train one on shards made with these: gvm-eval train"
-            )
 
 
 def _cut(video: Tensor, music: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from gvmgen.evaluation import excerpts
 from gvmgen.evaluation.extras import needed
 from gvmgen.evaluation.measuring import read_music
-from gvmgen.evaluation.pairing import System, find_music, find_videos
+from gvmgen.evaluation.midi import check_midi
+from gvmgen.evaluation.pairing import System, find_system, find_videos
 from shards.spec import SAMPLE_RATE
 
 KEY_KIND = "gvm-eval listening key"
@@ -48,7 +49,8 @@ def make_test(
         raise ValueError("--system: a name is given twice")
     needed("pyloudnorm")
     found = find_videos(videos)
-    heard = [find_music(name, folder, found) for name, folder in systems]
+    heard = [find_system(name, folder, found) for name, folder in systems]
+    check_midi((path for system in heard for path in system.files), soundfont)
     common = [video for video in found if all(video in system.takes for system in heard)]
     if not common:
         raise ValueError(f"--videos {videos}: no video has music of every system")

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
+from tqdm import tqdm
 
 from gvmgen.encoders.media import MediaError, probe, read_waveform
 from gvmgen.evaluation.embedding import Embedder, Embedding
@@ -38,6 +42,16 @@ class Job:
     limit_s: float | None = None  # of the sound: no longer than its video
 
 
+def sound_job(path: Path, limit_s: float | None) -> Job:
+    """Music, to be heard no longer than its video is."""
+    return Job(path=path, kind="sound", limit_s=limit_s)
+
+
+def as_evaluator(job: Job) -> Job:
+    """The same file, as an evaluator reads it."""
+    return replace(job, kind="watched" if job.kind == "picture" else "heard")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Heard:
     """What was measured of a piece of music."""
@@ -52,11 +66,12 @@ class Measurer:
     """What all measuring shares. Plain data: it goes to other processes."""
 
     cache: Path
-    embedder: str  # as --embedder names it
-    description: str  # of the loaded embedder: other weights, other measures
+    embedder: str = ""  # as --embedder names it
+    description: str = ""  # of the loaded embedder: other weights, other measures
     soundfont: Path | None = None
     evaluator: Path | None = None
-    encoders: str = ""  # of the evaluator; as JSON
+    preset: str = ""  # whose encoders an evaluator reads through
+    encoders: str = ""  # their fingerprint; as JSON
 
     @classmethod
     def create(
@@ -65,11 +80,12 @@ class Measurer:
         """Loads the models once, to know their weights. Raises as their loading does."""
         from gvmgen.evaluation.embedders import load_embedder
 
-        encoders = ""
+        preset = encoders = ""
         if evaluator is not None:
             from gvmgen.evaluation.evaluator import load_evaluator
 
-            encoders = json.dumps(load_evaluator(evaluator).info.encoder_fingerprint, sort_keys=True)
+            info = load_evaluator(evaluator).info
+            preset, encoders = info.preset, json.dumps(info.encoder_fingerprint, sort_keys=True)
         cache.mkdir(parents=True, exist_ok=True)
         return cls(
             cache=cache,
@@ -77,6 +93,7 @@ class Measurer:
             description=load_embedder(embedder).description,
             soundfont=soundfont,
             evaluator=evaluator,
+            preset=preset,
             encoders=encoders,
         )
 
@@ -116,6 +133,14 @@ class Measurer:
             )
 
 
+def measure(measurer: Measurer, jobs: Iterable[Job], workers: int | None) -> dict[str, str]:
+    """Measure what is not measured yet, with a bar. Why files failed, by path."""
+    unique = list(dict.fromkeys(jobs))
+    done = measure_all(measurer, unique, workers or os.cpu_count() or 1)
+    bar = tqdm(done, total=len(unique), desc="measuring", unit=" files", smoothing=0)
+    return {str(job.path): reason for job, reason in bar if reason}
+
+
 def measure_all(measurer: Measurer, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, str]]:
     """Measure what is not measured yet, in several processes. Gives each job, and why it failed or ``."""
     waiting = []
@@ -130,9 +155,15 @@ def measure_all(measurer: Measurer, jobs: Sequence[Job], workers: int) -> Iterat
         return
     context = get_context("spawn")  # a forked process would inherit torch's threads in any state
     with ProcessPoolExecutor(
-        min(workers, len(waiting)), mp_context=context, initializer=_start, initargs=(measurer,)
+        min(workers, len(waiting)), mp_context=context, initializer=_start_beside, initargs=(measurer,)
     ) as pool:
-        yield from zip(waiting, pool.map(_measure, waiting), strict=True)
+        try:
+            yield from zip(waiting, pool.map(_measure, waiting), strict=True)
+        except BrokenProcessPool as error:
+            raise OSError(
+                "a process that measures was killed, perhaps for want of memory. "
+                "The same command goes on from there; pass fewer --workers"
+            ) from error
 
 
 _MEASURER: list[Measurer] = []  # of a worker process
@@ -140,6 +171,20 @@ _MEASURER: list[Measurer] = []  # of a worker process
 
 def _start(measurer: Measurer) -> None:
     _MEASURER[:] = [measurer]
+
+
+def _start_beside(measurer: Measurer) -> None:
+    """In a worker process: it ends with its parent, however that ends. At ctrl-C it finishes its file."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _start(measurer)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _measure(job: Job) -> str:
@@ -167,12 +212,12 @@ def _listen(job: Job, measurer: Measurer) -> dict[str, Any]:
 
 
 def _watch_as_evaluator(job: Job, measurer: Measurer) -> dict[str, Any]:
-    return {"seconds": _evaluator(measurer.evaluator).watch(job.path).numpy()}
+    return {"seconds": _senses(measurer.preset, measurer.encoders).watch(job.path).numpy()}
 
 
 def _hear_as_evaluator(job: Job, measurer: Measurer) -> dict[str, Any]:
     waveform, _ = read_music(job.path, job.limit_s, measurer.soundfont)
-    return {"seconds": _evaluator(measurer.evaluator).hear(waveform).numpy()}
+    return {"seconds": _senses(measurer.preset, measurer.encoders).hear(waveform).numpy()}
 
 
 MEASURES: dict[Kind, Callable[[Job, Measurer], dict[str, Any]]] = {
@@ -193,11 +238,11 @@ def _embedder(choice: str) -> Embedder:
 
 
 @cache
-def _evaluator(folder: Path) -> Any:
-    from gvmgen.evaluation.evaluator import load_evaluator
+def _senses(preset: str, encoders: str) -> Any:
+    from gvmgen.evaluation.senses import Senses
 
     _one_thread_a_process()
-    return load_evaluator(folder)
+    return Senses(preset, json.loads(encoders))
 
 
 def _one_thread_a_process() -> None:
@@ -223,6 +268,14 @@ def read_music(path: Path, limit_s: float | None, soundfont: Path | None) -> tup
     if not len(waveform):
         raise ValueError(f"{path}: holds no sound (0 s)")
     return waveform, full_s
+
+
+def duration_of(video: Path) -> float | None:
+    """Seconds; None where the file cannot be read, which is said when it is looked at."""
+    try:
+        return probe(video).duration_s
+    except MediaError:
+        return None
 
 
 def _save(path: Path, values: dict[str, Any]) -> None:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from gvmgen.evaluation.extras import needed
+from gvmgen.evaluation.pairing import MIDI
 from shards.spec import SAMPLE_RATE
+
+
+def check_midi(paths: Iterable[Path], soundfont: Path | None) -> None:
+    """Before any work. Raises ValueError where a file is MIDI and there is nothing to render it with."""
+    first = next((path for path in paths if path.suffix.lower() in MIDI), None)
+    if first is None:
+        return
+    if soundfont is None:
+        raise ValueError(f"{first}: is MIDI, and needs instruments: name a soundfont, --soundfont FILE.sf2")
+    if not soundfont.is_file():
+        raise ValueError(f"--soundfont {soundfont}: no such file")
+    needed("symusic")
 
 
 def render_midi(path: Path, soundfont: Path) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,11 @@ class System:
     missing: tuple[str, ...]  # videos without music
     extra: tuple[str, ...]  # files that belong to none of the videos
 
+    @property
+    def files(self) -> Iterator[Path]:
+        """All its takes."""
+        return (path for takes in self.takes.values() for path in takes)
+
 
 def find_videos(folder: Path) -> dict[str, Path]:
     """The videos of a folder by name without extension, sorted. Raises ValueError where there are none, or
@@ -37,11 +43,19 @@ def find_videos(folder: Path) -> dict[str, Path]:
     return found
 
 
-def find_music(name: str, folder: Path, videos: dict[str, Path]) -> System:
-    """The music of a folder: NAME.wav for NAME.mp4; NAME.2.wav, NAME.3.wav … are further takes."""
+def find_system(name: str, folder: Path, videos: dict[str, Path]) -> System:
+    """`find_music` of --system NAME=FOLDER."""
+    return find_music(name, folder, videos, f"--system {name}=")
+
+
+def find_music(name: str, folder: Path, videos: dict[str, Path], option: str) -> System:
+    """The music of a folder: NAME.wav for NAME.mp4; NAME.2.wav, NAME.3.wav … are further takes.
+
+    option: what names the folder, for errors. Raises ValueError where there is none for any of the videos.
+    """
     takes: dict[str, dict[int, Path]] = {video: {} for video in videos}
     extra = []
-    for path in _files(folder, f"--system {name}"):
+    for path in _files(folder, option):
         if path.suffix.lower() not in _PREFERRED:
             continue
         video, take = _take(path.stem, videos)
@@ -55,7 +69,7 @@ def find_music(name: str, folder: Path, videos: dict[str, Path]) -> System:
     missing = tuple(video for video in videos if video not in kept)
     if not kept:
         raise ValueError(
-            f"--system {name}={folder}: no music for any of the {len(videos)} videos; "
+            f"{_given(option, folder)}: no music for any of the {len(videos)} videos; "
             f"name the files as the videos, such as {next(iter(videos))}.wav"
         )
     return System(name=name, takes=kept, missing=missing, extra=tuple(extra))
@@ -81,7 +95,11 @@ def _rank(path: Path) -> int:
     return _PREFERRED.index(path.suffix.lower())
 
 
+def _given(option: str, folder: Path) -> str:
+    return f"{option}{'' if option.endswith('=') else ' '}{folder}"
+
+
 def _files(folder: Path, option: str) -> list[Path]:
     if not folder.is_dir():
-        raise ValueError(f"{option} {folder}: no such folder")
+        raise ValueError(f"{_given(option, folder)}: no such folder")
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))

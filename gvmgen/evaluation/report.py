@@ -8,21 +8,11 @@ from pathlib import Path
 from gvmgen.evaluation import excerpts
 from gvmgen.evaluation.evaluated import alignment
 from gvmgen.evaluation.extras import needed
-from gvmgen.evaluation.measuring import Job, Measurer, read_music
+from gvmgen.evaluation.measuring import Job, Measurer, as_evaluator, duration_of, read_music, sound_job
+from gvmgen.evaluation.midi import check_midi
 from gvmgen.evaluation.page import Example, Track, page
-from gvmgen.evaluation.pairing import MIDI
 from gvmgen.evaluation.pictures import mel_picture, peaks, picture, pitch_contour
-from gvmgen.evaluation.scoring import (
-    CACHE_NAME,
-    Plan,
-    Scores,
-    as_evaluator,
-    duration_of,
-    make_plan,
-    score,
-    sound_job,
-    write_json,
-)
+from gvmgen.evaluation.scoring import CACHE_NAME, Plan, Scores, make_plan, score, write_json
 from gvmgen.evaluation.table import markdown
 
 EXCERPT_S = 30.0  # of a longer video on the page
@@ -44,7 +34,7 @@ def score_folders(
     plan = make_plan(videos, systems, reference)
     for module in ("librosa", "pyloudnorm", "scipy"):
         needed(module)
-    _check_midi(plan, soundfont)
+    check_midi((path for system in plan.all_systems for path in system.files), soundfont)
     measurer = Measurer.create(out / CACHE_NAME, embedder, soundfont, evaluator)
     scores = score(plan, measurer, workers)
     write_json(scores, out / "scores.json")
@@ -104,16 +94,3 @@ def _track(measurer: Measurer, look: Job, name: str, sound: Job, duration_s: flo
         peaks=peaks(waveform, duration_s),
         alignment=matrix,
     )
-
-
-def _check_midi(plan: Plan, soundfont: Path | None) -> None:
-    """Raise ValueError where there is MIDI and nothing to render it with."""
-    paths = [path for system in plan.all_systems for takes in system.takes.values() for path in takes]
-    first = next((path for path in paths if path.suffix.lower() in MIDI), None)
-    if first is None:
-        return
-    if soundfont is None:
-        raise ValueError(f"{first}: is MIDI, and needs instruments: name a soundfont, --soundfont FILE.sf2")
-    if not soundfont.is_file():
-        raise ValueError(f"--soundfont {soundfont}: no such file")
-    needed("symusic")

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from gvmgen.encoders.probe import MediaError, probe
 from gvmgen.evaluation.evaluated import Evaluated, batch_size, evaluate
 from gvmgen.evaluation.judging import Reference, SystemScores, Takes, judge
-from gvmgen.evaluation.measuring import Job, Measurer, measure_all
+from gvmgen.evaluation.measuring import Job, Measurer, as_evaluator, duration_of, measure, sound_job
 from gvmgen.evaluation.metrics import BY_NAME, METRICS, OF_SETS
-from gvmgen.evaluation.pairing import System, find_music, find_videos
+from gvmgen.evaluation.pairing import System, find_music, find_system, find_videos
 from gvmgen.evaluation.statistics import adjusted, finite, paired_p, paired_p_of_halves
 
 REFERENCE = "reference"  # its name in the tables
@@ -90,8 +87,8 @@ def make_plan(videos: Path, systems: Sequence[tuple[str, Path]], reference: Path
     found = find_videos(videos)
     return Plan(
         videos=found,
-        systems=tuple(find_music(name, folder, found) for name, folder in systems),
-        reference=None if reference is None else find_music(REFERENCE, reference, found),
+        systems=tuple(find_system(name, folder, found) for name, folder in systems),
+        reference=None if reference is None else find_music(REFERENCE, reference, found, "--reference"),
     )
 
 
@@ -106,7 +103,7 @@ def score(plan: Plan, measurer: Measurer, workers: int | None = None) -> Scores:
     ]
     if measurer.evaluator is not None:
         jobs += [as_evaluator(job) for job in jobs]
-    failures = _measure(measurer, jobs, workers)
+    failures = measure(measurer, jobs, workers)
     motions = {v: measurer.motion(job) for v, job in looks.items() if str(job.path) not in failures}
     reference = None
     if plan.reference is not None:
@@ -137,37 +134,11 @@ def score(plan: Plan, measurer: Measurer, workers: int | None = None) -> Scores:
     )
 
 
-def duration_of(video: Path) -> float | None:
-    """Seconds; None where the file cannot be read, which is said when it is looked at."""
-    try:
-        return probe(video).duration_s
-    except MediaError:
-        return None
-
-
 def _jobs(system: System, limits_s: dict[str, float | None]) -> dict[str, list[Job]]:
     """What is to be heard, by video."""
     return {
         video: [sound_job(path, limits_s[video]) for path in paths] for video, paths in system.takes.items()
     }
-
-
-def sound_job(path: Path, limit_s: float | None) -> Job:
-    """Music, to be heard no longer than its video is."""
-    return Job(path=path, kind="sound", limit_s=limit_s)
-
-
-def as_evaluator(job: Job) -> Job:
-    """The same file, as an evaluator reads it."""
-    return replace(job, kind="watched" if job.kind == "picture" else "heard")
-
-
-def _measure(measurer: Measurer, jobs: Iterable[Job], workers: int | None) -> dict[str, str]:
-    """Why files failed, by path."""
-    unique = list(dict.fromkeys(jobs))
-    done = measure_all(measurer, unique, workers or os.cpu_count() or 1)
-    bar = tqdm(done, total=len(unique), desc="measuring", unit=" files", smoothing=0)
-    return {str(job.path): reason for job, reason in bar if reason}
 
 
 def _takes(measurer: Measurer, jobs: dict[str, list[Job]], failures: dict[str, str], name: str) -> Takes:
@@ -177,8 +148,8 @@ def _takes(measurer: Measurer, jobs: dict[str, list[Job]], failures: dict[str, s
     }
     found = {video: heard for video, heard in takes.items() if heard}
     if not found:
-        path, reason = next(iter(failures.items()))
-        raise ValueError(f"--system {name}: none of its files can be used; {path}: {reason}")
+        first = next(str(job.path) for of_video in jobs.values() for job in of_video)
+        raise ValueError(f"{name}: none of its files can be used; {failures[first]}")
     return found
 
 

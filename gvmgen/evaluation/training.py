@@ -26,11 +26,11 @@ from gvmgen.evaluation.agreement import Agreement, measure, table
 from gvmgen.evaluation.config import EvaluatorConfig, EvaluatorTraining
 from gvmgen.evaluation.evaluator import TRAINING, EvaluatorInfo, read_evaluator, save_evaluator
 from gvmgen.evaluation.model import EvaluationModel, diagonals, info_nce, similarities
-from gvmgen.evaluation.seconds import MIN_SECONDS, Pair, load_pairs
+from gvmgen.evaluation.seconds import MIN_SECONDS, Pair
+from gvmgen.evaluation.sources import PairSource
 from gvmgen.optimiser import learning_rate
 from gvmgen.runs import STATE, RunFolder, write_text
 from gvmgen.signals import StopRequest
-from shards.reader import ShardSet
 
 OPTIMISER = "optimizer.safetensors"
 FIGURES = "figures.json"
@@ -46,28 +46,31 @@ class Excerpts(NamedTuple):
 
 
 def train_evaluator(
-    data: Path, run: Path, training: EvaluatorTraining, *, save_every: int, accept_changes: bool = False
+    source: PairSource,
+    run: Path,
+    training: EvaluatorTraining,
+    *,
+    save_every: int,
+    accept_changes: bool = False,
 ) -> None:
     """Train, go on where the run's folder has a checkpoint, and measure on the test split at the end.
 
-    Raises ShardError where there are no shards, ValueError where data, settings and run do not fit.
+    Raises ValueError where pairs, settings and run do not fit.
     """
     folder = RunFolder(run / TRAINING)
     folder.claim()
-    train_shards = ShardSet.open(data / "shards", "train")
-    identity = {"training": training.to_json(), "plan_hash": train_shards.plan_hash}
-    folder.settle(identity | {"encoders": dict(train_shards.fingerprint)}, accept_changes)
-    train_pairs = load_pairs(data, "train", training.preset, run / TRAINING / "seconds")
-    test_pairs = load_pairs(data, "test", training.preset, run / TRAINING / "seconds")
+    identity = {"training": training.to_json(), "encoders": source.encoders}
+    folder.settle(identity | source.identity, accept_changes)
+    train_pairs, test_pairs = source.pairs("train"), source.pairs("test")
     kept = max(0, len(train_pairs) - training.held_out)
     train_pairs, test_pairs = train_pairs[:kept], train_pairs[kept:] + test_pairs
-    trainer = Trainer(train_pairs, training, dict(train_shards.fingerprint), folder)
+    trainer = Trainer(train_pairs, training, source.encoders, folder)
     if not trainer.run(save_every):
         return
     save_evaluator(run, trainer.model, trainer.info)
     say(f"{run}: trained, {training.steps} steps. Use it: gvm-eval score --evaluator {run}")
     if len(test_pairs) < 2:
-        say("Note: the test split holds no two segments, so nothing was measured. Keep some: --held-out 64")
+        say("Note: the test split holds no two pairs, so nothing was measured. Keep some: --held-out 64")
         return
     report(run, measure(trainer.model, test_pairs))
 
@@ -91,7 +94,7 @@ class Trainer:
         if len(pairs) < training.batch_size:
             raise ValueError(
                 f"{len(pairs)} pairs to train on last {MIN_SECONDS} s or more, fewer than a batch of "
-                f"{training.batch_size}. Pass a smaller --batch-size, or encode more shards"
+                f"{training.batch_size}. Pass a smaller --batch-size, or bring more pairs"
             )
         self.pairs, self.training, self.folder = pairs, training, folder
         self.info = EvaluatorInfo(

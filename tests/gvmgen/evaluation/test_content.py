@@ -10,7 +10,7 @@ import pytest
 from gvmgen.encoders.media import MediaError
 from gvmgen.evaluation.content import cut_alignment, energy_motion, onset_motion
 from gvmgen.evaluation.motion import GRID_RATE, Motion, measure_motion
-from gvmgen.evaluation.sound import key_agreement, measure_sound, tempo_agreement
+from gvmgen.evaluation.sound import _MAJOR, STEP_RATE, key_agreement, measure_sound, tempo_agreement
 from shards.spec import SAMPLE_RATE
 from tests.gvmgen.evaluation.made_pairs import CUTS_S, chords, clicks, make_film, noise
 from tests.media import make_sound_only
@@ -66,6 +66,24 @@ def test_noise_over_the_music_hides_its_events(film: Motion) -> None:
     assert energy_motion(noisy, film) < energy_motion(clean, film)
 
 
+def test_a_picture_that_moves_as_the_music_does_correlates_fully() -> None:
+    sound = measure_sound(clicks(np.array(CUTS_S), 9.0) + noise(9.0, 0.01))
+    onset = sound.onset[: 9 * STEP_RATE].reshape(-1, STEP_RATE // GRID_RATE).sum(axis=1)
+    for measure, curve in ((onset_motion, onset), (energy_motion, sound.level - sound.level.min())):
+        alike = Motion(curve=np.expm1(curve), cuts=np.zeros(0), duration_s=9.0)
+        opposite = Motion(curve=np.expm1(curve.max() - curve), cuts=np.zeros(0), duration_s=9.0)
+        assert measure(sound, alike) == pytest.approx(1, abs=1e-4)
+        assert measure(sound, opposite) == pytest.approx(-1, abs=1e-4)
+
+
+@pytest.mark.parametrize("distance_s", [0.0, 0.1, 0.2])
+def test_a_beat_beside_a_cut_earns_the_bell_of_its_distance_less_chance(distance_s: float) -> None:
+    motion = Motion(curve=np.zeros(1000, np.float32), cuts=np.array([50.0]), duration_s=100.0)
+    chance = np.sqrt(2 * np.pi) * 0.1 / 100  # the area under the bell, spread over the film
+    bell = np.exp(-((distance_s / 0.1) ** 2) / 2)
+    assert cut_alignment(np.array([50 - distance_s]), motion) == pytest.approx(bell - chance, abs=5e-3)
+
+
 def test_beats_at_any_place_earn_nothing(film: Motion) -> None:
     """A machine gun hits every cut; so it does when shifted."""
     dense = np.arange(0, 9, 0.11)
@@ -106,6 +124,14 @@ def test_notes_at_random_make_a_key_less_clear() -> None:
     assert measure_sound(all_twelve).key_clarity < 0.5 < measure_sound(scale).key_clarity
 
 
+def test_pitches_as_strong_as_in_a_profile_make_its_key_fully_clear() -> None:
+    seconds = np.arange(4 * SAMPLE_RATE) / SAMPLE_RATE
+    tones = [np.sin(2 * np.pi * 261.63 * 2 ** (step / 12) * seconds) for step in range(12)]
+    found = measure_sound(0.02 * np.dot(_MAJOR, tones).astype(np.float32))
+    assert found.key == "C major"
+    assert found.key_clarity == pytest.approx(1, abs=0.05)  # neighbouring semitones leak into each other
+
+
 @pytest.mark.parametrize(
     ("key", "reference", "score"),
     [
@@ -136,7 +162,9 @@ def test_loudness_silence_and_clipping_of_known_sounds() -> None:
     half = tone.copy()
     half[: len(half) // 2] = 0
     assert measure_sound(half).silence == pytest.approx(0.5, abs=0.03)
-    assert measure_sound(np.clip(20 * tone, -1, 1)).clipping > 0.5
+    assert measure_sound(tone / 2).loudness == pytest.approx(found.loudness - 6.02, abs=0.01)
+    for gain, share in ((20, 1 - 2 / np.pi * np.arcsin(1 / 2)), (40, 1 - 2 / np.pi * np.arcsin(1 / 4))):
+        assert measure_sound(np.clip(gain * tone, -1, 1)).clipping == pytest.approx(share, abs=0.002)
 
 
 def test_silence_and_a_blink_of_sound_are_measured_without_a_complaint() -> None:

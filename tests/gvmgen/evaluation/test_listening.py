@@ -51,6 +51,20 @@ def test_the_page_is_blind_and_alone(listening: Path) -> None:
     assert all(code in text for code in key["trials"])
 
 
+def test_midi_without_instruments_is_refused_before_any_work(listening: Path, tmp_path: Path) -> None:
+    (tmp_path / "two.mid").write_bytes(b"MThd")
+    systems = [("midi", tmp_path)]
+    with pytest.raises(ValueError, match=r"two\.mid: is MIDI, .*--soundfont FILE\.sf2"):
+        make_test(
+            listening.parent / "videos",
+            systems,
+            tmp_path / "x.html",
+            films_per_listener=8,
+            seconds=30,
+            seed=0,
+        )
+
+
 @pytest.mark.parametrize("num_systems", [1, 2, 3, 4, 5, 6])
 def test_each_system_is_as_often_in_each_place_and_after_each_other(num_systems: int) -> None:
     rows = balanced_orders(num_systems)

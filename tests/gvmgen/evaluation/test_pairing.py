@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gvmgen.evaluation.pairing import find_music, find_videos, named_folder
+from gvmgen.evaluation.pairing import find_system, find_videos, named_folder
 
 
 @pytest.fixture
@@ -32,14 +32,14 @@ def test_videos_are_known_by_their_names(videos: dict[str, Path]) -> None:
 def test_takes_are_numbered_and_a_video_with_a_number_is_no_take(
     tmp_path: Path, videos: dict[str, Path]
 ) -> None:
-    found = find_music("x", music(tmp_path, "b.wav", "b.2.wav", "b.10.wav", "a.2.wav"), videos)
+    found = find_system("x", music(tmp_path, "b.wav", "b.2.wav", "b.10.wav", "a.2.wav"), videos)
     assert [path.name for path in found.takes["b"]] == ["b.wav", "b.2.wav", "b.10.wav"]
     assert [path.name for path in found.takes["a.2"]] == ["a.2.wav"]
     assert found.missing == ("a",)
 
 
 def test_sound_goes_before_film_and_film_before_midi(tmp_path: Path, videos: dict[str, Path]) -> None:
-    found = find_music("x", music(tmp_path, "a.mid", "a.mp4", "b.mid", "a.flac", "other.wav"), videos)
+    found = find_system("x", music(tmp_path, "a.mid", "a.mp4", "b.mid", "a.flac", "other.wav"), videos)
     assert [found.takes[name][0].name for name in ("a", "b")] == ["a.flac", "b.mid"]
     assert found.extra == ("other.wav",)
 
@@ -55,10 +55,10 @@ def test_what_is_missing_is_said_with_the_way_out(tmp_path: Path, videos: dict[s
     with pytest.raises(ValueError, match="holds no video"):
         find_videos(music(tmp_path, "a.wav"))
     with pytest.raises(ValueError, match="no such folder"):
-        find_music("x", tmp_path / "nowhere", videos)
+        find_system("x", tmp_path / "nowhere", videos)
     (tmp_path / "music" / "a.wav").rename(tmp_path / "music" / "wrong.wav")
     with pytest.raises(ValueError, match=r"name the files as the videos, such as a\.2\.wav"):
-        find_music("x", tmp_path / "music", videos)
+        find_system("x", tmp_path / "music", videos)
     for wrong in ("ours", "=folder", "ours="):
         with pytest.raises(ValueError, match="wants NAME=FOLDER"):
             named_folder(wrong)

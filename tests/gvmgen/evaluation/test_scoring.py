@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -256,6 +261,45 @@ def test_several_processes_measure_as_one_does(scored: Scored, tmp_path: Path) -
             assert dict(measure_all(measurer, jobs, workers)) == dict.fromkeys(jobs, "")
         motions.append([measurer.motion(job).curve for job in jobs])
     assert np.array_equal(*motions)
+
+
+@pytest.mark.parametrize("killed", [signal.SIGKILL, signal.SIGINT])
+def test_processes_that_measure_end_with_their_parent_and_at_ctrl_c(
+    scored: Scored, tmp_path: Path, killed: signal.Signals
+) -> None:
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from gvmgen.evaluation.measuring import Job, Measurer, measure_all\n"
+        "if __name__ == '__main__':\n"
+        "    films = [Job(path=Path(path), kind='picture') for path in sys.argv[2:]]\n"
+        "    for job, reason in measure_all(Measurer(cache=Path(sys.argv[1])), films, 2):\n"
+        "        print(job.path, flush=True)\n"
+    )
+    (tmp_path / "measures.py").write_text(script)
+    film = scored.folder / "videos/v1.mp4"
+    films = [shutil.copyfile(film, tmp_path / f"{number}.mp4") for number in range(200)]
+    (tmp_path / "measured").mkdir()
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "measures.py"), str(tmp_path / "measured"), *map(str, films)],
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    assert parent.stdout is not None
+    parent.stdout.readline()
+    family = psutil.Process(parent.pid).children(recursive=True)
+    assert len(family) >= 2
+    if killed is signal.SIGINT:
+        os.killpg(parent.pid, killed)  # as the terminal does it
+    else:
+        parent.kill()
+    _, said = parent.communicate(timeout=60)
+    assert not psutil.wait_procs(family, timeout=60)[1]
+    assert said.count("Traceback") == (killed is signal.SIGINT)  # the script's own; the command catches it
+    assert 0 < len(list((tmp_path / "measured").glob("*.npz"))) < len(films)
 
 
 def heard(sound: Sound, seed: int) -> Heard:

@@ -17,6 +17,7 @@ from gvmgen.encoders.presets import encoder_config
 from gvmgen.evaluation import load_evaluator
 from gvmgen.evaluation.config import EvaluatorTraining
 from gvmgen.evaluation.seconds import Pair, load_pairs, music_seconds, video_seconds
+from gvmgen.evaluation.sources import ShardPairs
 from gvmgen.evaluation.training import Trainer, train_evaluator
 from shards.spec import CODE_RATE, NUM_PATCHES, Sample, ShardError
 from shards.writer import write_shard
@@ -36,6 +37,10 @@ def make_sample(number: int) -> Sample:
     return Sample(f"segment_{number}", features, codes, {"split": split, "duration_s": float(seconds)})
 
 
+def shards(data: Path, run: Path) -> ShardPairs:
+    return ShardPairs(data, "pocket", run / "seconds")
+
+
 @pytest.fixture(scope="module")
 def codec() -> AudioCodec:
     return AudioCodec.load(encoder_config("pocket"))
@@ -53,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, codec: AudioCodec) -> Path:
 def test_a_stopped_training_goes_on_and_ends_as_if_it_had_not_stopped(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train_evaluator(data, tmp_path / "whole", TINY, save_every=100)
+    train_evaluator(shards(data, tmp_path), tmp_path / "whole", TINY, save_every=100)
     take_step = Trainer.take_step
 
     def interrupted(self: Trainer, step: int) -> float:
@@ -62,12 +67,12 @@ def test_a_stopped_training_goes_on_and_ends_as_if_it_had_not_stopped(
         return take_step(self, step)
 
     monkeypatch.setattr(Trainer, "take_step", interrupted)
-    train_evaluator(data, tmp_path / "cut", TINY, save_every=100)
+    train_evaluator(shards(data, tmp_path), tmp_path / "cut", TINY, save_every=100)
     monkeypatch.undo()
     assert "Stopped after step 3 of 6, saved" in capsys.readouterr().err
     assert not (tmp_path / "cut" / "figures.json").exists()
     assert load_evaluator(tmp_path / "cut").info.step == 3
-    train_evaluator(data, tmp_path / "cut", TINY, save_every=100)
+    train_evaluator(shards(data, tmp_path), tmp_path / "cut", TINY, save_every=100)
     whole, cut = load_evaluator(tmp_path / "whole"), load_evaluator(tmp_path / "cut")
     assert cut.info.step == 6
     for name, tensor in whole.model.state_dict().items():
@@ -120,17 +125,17 @@ def test_pairs_held_out_are_measured_and_not_trained_on(
         return batch(self, step)
 
     monkeypatch.setattr(Trainer, "batch", noted)
-    train_evaluator(data, tmp_path, replace(TINY, held_out=2), save_every=100)
+    train_evaluator(shards(data, tmp_path), tmp_path, replace(TINY, held_out=2), save_every=100)
     assert trained_on == {f"segment_{number}" for number in range(3, 7)}
     assert json.loads((tmp_path / "figures.json").read_text())["num_pairs"] == 5
 
 
 def test_another_recipe_in_the_same_run_is_refused(data: Path, tmp_path: Path) -> None:
-    train_evaluator(data, tmp_path, replace(TINY, steps=1), save_every=1)
+    train_evaluator(shards(data, tmp_path), tmp_path, replace(TINY, steps=1), save_every=1)
     with pytest.raises(
         ValueError, match=r"made with other settings: training\.lr: found 0\.0003, wanted 0\.1"
     ):
-        train_evaluator(data, tmp_path, replace(TINY, steps=1, lr=0.1), save_every=1)
+        train_evaluator(shards(data, tmp_path), tmp_path, replace(TINY, steps=1, lr=0.1), save_every=1)
 
 
 def test_codes_of_another_codec_are_refused(tmp_path: Path) -> None:
@@ -142,4 +147,4 @@ def test_codes_of_another_codec_are_refused(tmp_path: Path) -> None:
 
 def test_no_shards_are_an_error_that_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="gvm-prep encode"):
-        train_evaluator(tmp_path, tmp_path / "run", TINY, save_every=1)
+        train_evaluator(shards(tmp_path, tmp_path), tmp_path / "run", TINY, save_every=1)

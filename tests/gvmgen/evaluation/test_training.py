@@ -49,6 +49,36 @@ def test_shuffled_pairs_are_found_no_better_than_by_chance(agreement: Agreement)
     assert agreement.figures["cmr"]["shuffled"].value < 2 * agreement.chance
 
 
+def test_one_track_for_all_videos_is_found_by_chance(trained: EvaluationModel, agreement: Agreement) -> None:
+    pairs = made_pairs(48, seed=1)
+    collapsed = measure(trained, [pair.with_music(pairs[0].music) for pair in pairs]).figures
+    assert collapsed["cmr"]["true"].value == pytest.approx(agreement.chance, abs=0.01)
+    assert collapsed["accuracy"]["true"].value < 2 * agreement.chance
+
+
+def test_the_more_noise_is_on_the_music_the_less_it_fits(trained: EvaluationModel) -> None:
+    grades = []
+    for level in (0.0, 1.0, 4.0):
+        noise = torch.Generator().manual_seed(0)
+        pairs = [
+            pair.with_music(pair.music + level * torch.randn(pair.music.shape, generator=noise))
+            for pair in made_pairs(48, seed=1)
+        ]
+        figures = measure(trained, pairs).figures
+        grades.append([figures[name]["true"].value for name in ("cmr", "accuracy", "ta", "ta_printed")])
+    for of_figure in zip(*grades, strict=True):
+        assert list(of_figure) == sorted(of_figure, reverse=True)
+        assert of_figure[0] > of_figure[2] + 0.1
+
+
+def test_music_that_never_changes_has_the_ta_of_chance(
+    trained: EvaluationModel, agreement: Agreement
+) -> None:
+    still = [pair.with_music(pair.music[:1].expand(12, -1)) for pair in made_pairs(4, seed=1)]
+    ta = measure(trained, still).figures["ta"]["true"]
+    assert ta.value == pytest.approx(agreement.ta_chance, abs=1e-5)
+
+
 def test_ta_falls_to_chance_when_music_is_shifted_in_time(agreement: Agreement) -> None:
     ta = agreement.figures["ta"]
     assert ta["true"].value > 0.5
