@@ -49,6 +49,7 @@ class Window:
 def planned(total: int, window_s: int, heard: int | None = None) -> list[Window]:
     """Cut `total` code frames into stretches of `window_s`, each going on from a third of the last.
 
+    None hears the piece's opening again: that brought music nearer to it, but away from the picture (README).
     heard: how many of the code frames are wanted. The windows are those of the whole piece, so that its
     beginning is the same music.
     """
