@@ -39,6 +39,7 @@ from shards.spec import (
 )
 
 TAR_BLOCK = 512  # bytes; a header is one block, a payload is padded to whole blocks
+SYNC_BYTES = 8 << 20  # go to the disk together
 TAR_MODE = 0o444  # webdataset's
 TAR_MTIME = 946_684_800  # 2000-01-01, for every member: the same samples give the same bytes
 
@@ -66,8 +67,8 @@ def write_shard(
     packer = _Packer(feature_codec)
     with only_writer(directory, shard):
         with _written_aside(tar) as (file, commit):
-            with _Tar(file) as members, _syncing_behind(file) as sync_behind:
-                sample_records = tuple(_write_samples(members, samples, packer, str(tar), sync_behind))
+            with _syncing_behind(file) as sync_behind, _Tar(file, sync_behind) as members:
+                sample_records = tuple(_write_samples(members, samples, packer, str(tar)))
             # A former record must never stand beside the new tar.
             record_file.unlink(missing_ok=True)
             _sync_directory(directory)
@@ -96,11 +97,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def _write_samples(
-    tar: _Tar,
-    samples: Iterable[Sample],
-    packer: _Packer,
-    where: str,
-    sync_behind: Callable[[], None],
+    tar: _Tar, samples: Iterable[Sample], packer: _Packer, where: str
 ) -> Iterator[SampleRecord]:
     keys: set[str] = set()
 
@@ -109,13 +106,11 @@ def _write_samples(
         if sample.key in keys:
             raise ShardError(f"{where}: sample {sample.key} comes twice; a key names one sample")
         keys.add(sample.key)
-        fields = _write_fields(tar, sample, packer)
-        sync_behind()
         return SampleRecord(
             key=sample.key,
             split=sample.meta.get("split", "train"),
             duration_s=float(sample.meta.get("duration_s", sample.codes.shape[1] / CODE_RATE)),
-            fields=fields,
+            fields=_write_fields(tar, sample, packer),
         )
 
     yield from _beside(write, samples)
@@ -171,8 +166,9 @@ class _Tar:
     tarfile takes a member through ten kilobytes at a time.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], sync_behind: Callable[[], None]) -> None:
         self.file, self.size, self.sha256 = file, 0, hashlib.sha256()
+        self._sync_behind, self._synced = sync_behind, 0
         self._hasher = ThreadPoolExecutor(1, "hash-shard")
 
     def __enter__(self) -> Self:
@@ -201,6 +197,9 @@ class _Tar:
         for part in parts:
             self.file.write(part)
             self.size += len(part)
+        if self.size - self._synced >= SYNC_BYTES:
+            self._sync_behind()
+            self._synced = self.size
         crc32 = reduce(lambda crc, part: zlib.crc32(part, crc), parts[counted], 0)
         hashing.result()
         return crc32
