@@ -69,6 +69,7 @@ VARIANTS = {
     "no_temporal": Variant(title="no temporal cross-attention", model={"temporal_cross_attention": False}),
     "no_time_axis": Variant(title="no time axis, as published", model={"frame_positions": False}),
     "video_level": Variant(title="one feature a video, no frames", video_level=True),
+    "frame_changes": Variant(title="frames that tell what changed, ours", model={"frame_changes": True}),
 }
 
 
@@ -135,7 +136,7 @@ def ablate(ablation: Ablation) -> bool:
 def train_variant(ablation: Ablation, name: str, seed: int) -> Path | None:
     """The checkpoint after the last step; None where the training was asked to stop before."""
     variant, base = VARIANTS[name], ablation.base
-    model = base.model | variant.model
+    model = {"frame_changes": False} | base.model | variant.model
     data = (
         video_level_data(Path(base.data), ablation.out / "video_level") if variant.video_level else base.data
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import EncodecModel
 
 import gvmgen
-from gvmgen import windows
+from gvmgen import generate, windows
 from gvmgen.checkpoint import ModelInfo
 from gvmgen.decoding import SamplingConfig
 from gvmgen.encoders.audio import AudioCodec
@@ -49,7 +49,9 @@ def composer(codec: AudioCodec) -> Composer:
     settings["vision_cfg"] |= {"layers": 1, "width": 32, "head_width": 16}
     torch.manual_seed(0)
     encoder = VideoEncoder(open_clip.CLIP(**settings).visual, torch.device("cpu"), torch.float32)
-    network = make_network(codebook_size=2048)
+    network = make_network(codebook_size=2048, frame_changes=True)
+    assert network.transformation.changes is not None
+    torch.nn.init.normal_(network.transformation.changes.down.weight)
     info = ModelInfo(preset="pocket", encoder_fingerprint=encoder_fingerprint(encoder, codec))
     return Composer(network, info, encoder, codec, choose_engines(network), "small")
 
@@ -131,6 +133,19 @@ def test_decoding_ten_minutes_never_holds_more_than_a_stretch(
     (sound,) = play(codec, torch.zeros(1, 4, 600 * CODE_RATE, dtype=torch.int64), num_samples)
     assert sound.num_samples == num_samples == sound.path.stat().st_size // 4
     assert max(lengths) <= 75 * CODE_RATE
+
+
+def test_a_video_seen_in_stretches_is_what_it_is_seen_at_once(
+    composer: Composer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = made.make_numbered(tmp_path / "long.mp4", made.constant_times(11, Fraction(5)))
+    stretches = []
+    for at_once, kept_together in ((11, 11), (2, 5)):
+        monkeypatch.setattr(generate, "FRAMES_AT_ONCE", at_once)
+        monkeypatch.setattr(generate, "FRAMES_KEPT", kept_together)
+        stretches.append(composer._watch(path, 0.0, 11.0, None, windows.UNKEPT, windows.silent)[0])
+    assert len(stretches[0]) == 11
+    torch.testing.assert_close(*stretches)
 
 
 def test_music_is_as_long_as_its_video_to_the_sample(composer: Composer, video: Path) -> None:
