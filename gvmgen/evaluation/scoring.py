@@ -196,7 +196,7 @@ def _compared(metric: str, first: SystemScores, second: SystemScores) -> Compari
         # The same random halves: of the same videos only.
         is_paired = np.array_equal(first.has_music, second.has_music)
         halves = (first.of_halves[metric], second.of_halves[metric]) if is_paired else ([], [])
-        p = paired_p_of_halves(*halves, difference)
+        p = paired_p_of_halves(*halves, difference, first.num_pieces)
     else:
         a, b = first.items[metric], second.items[metric]
         difference, p = _mean(a - b), paired_p(a, b)

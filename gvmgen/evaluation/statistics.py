@@ -13,7 +13,6 @@ from gvmgen.evaluation.extras import needed
 
 CONFIDENCE = 0.95
 _RESAMPLES = 9999
-_Z = 1.959964  # of the normal distribution, for 95 %
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +61,22 @@ def set_estimate(value: float, of_halves: Sequence[float], num: int) -> Estimate
     beside the value. Halves drawn without putting back have no item twice, and as n/2 of n are left out,
     their spread is the standard error of the whole (the delete-half jackknife: Shao and Wu 1989).
     """
-    spread = _Z * float(np.std(of_halves, ddof=1)) if len(of_halves) > 1 else float("nan")
+    error = float(np.std(of_halves, ddof=1)) if len(of_halves) > 1 else float("nan")
+    spread = float(_student(num).ppf((1 + CONFIDENCE) / 2)) * error
     return Estimate(value=value, low=value - spread, high=value + spread, num=num)
 
 
-def paired_p_of_halves(a: Sequence[float], b: Sequence[float], difference: float) -> float:
-    """Two-sided p of a difference between two systems' distances; both measured on the same halves."""
+def paired_p_of_halves(a: Sequence[float], b: Sequence[float], difference: float, num: int) -> float:
+    """Two-sided p of a difference between two systems' distances; both measured on the same halves of num."""
     error = float(np.std(np.subtract(a, b), ddof=1)) if len(a) > 1 else float("nan")
     if not error > 0:
         return float("nan")
-    return float(2 * needed("scipy.stats").norm.sf(abs(difference) / error))
+    return float(2 * _student(num).sf(abs(difference) / error))
+
+
+def _student(num: int) -> Any:
+    """Student's t: few items know little of their own spread, however many halves are drawn of them."""
+    return needed("scipy.stats").t(max(1, num - 1))
 
 
 def paired_p(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:

@@ -89,9 +89,18 @@ def test_few_pairs_are_counted_exactly() -> None:
 def test_two_systems_on_the_same_halves_are_compared_by_their_difference() -> None:
     common = np.random.default_rng(4).normal(0, 10, 30)
     a, b = common + np.linspace(0, 0.1, 30), common + 1
-    assert paired_p_of_halves(a.tolist(), b.tolist(), difference=1.0) < 1e-6
-    assert paired_p_of_halves(a.tolist(), b.tolist(), difference=0.01) > 0.05
-    assert np.isnan(paired_p_of_halves([1.0, 2.0], [1.0, 2.0], difference=0.0))
+    assert paired_p_of_halves(a.tolist(), b.tolist(), difference=1.0, num=30) < 1e-6
+    assert paired_p_of_halves(a.tolist(), b.tolist(), difference=0.01, num=30) > 0.05
+    assert np.isnan(paired_p_of_halves([1.0, 2.0], [1.0, 2.0], difference=0.0, num=30))
+
+
+def test_few_pieces_prove_less_than_many() -> None:
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=(2, 40)).tolist()
+    few, many = (paired_p_of_halves(a, b, difference=5.0, num=num) for num in (4, 400))
+    assert many < 0.001 < 0.01 < few
+    few, many = (set_estimate(0.0, a, num) for num in (4, 400))
+    assert few.high > 1.5 * many.high
 
 
 def test_many_comparisons_are_adjusted_and_gaps_stay() -> None:
