@@ -156,18 +156,21 @@ def _cell(scores: Scores, system: SystemScores, metric: str) -> str:
         extra.append(f"{estimate.low:.{digits}f} … {estimate.high:.{digits}f}")
     if metric in system.shuffled:
         extra.append(f"shuffled {system.shuffled[metric]:.{digits}f}")
-    best = " class=best" if system.name == _best(scores, metric) else ""
+    best = " class=best" if system.name in _best(scores, metric) else ""
     small = "".join(f"<small>{text}</small>" for text in extra)
     return f"<td{best}><b>{estimate.value:.{digits}f}</b>{small}"
 
 
-def _best(scores: Scores, metric: str) -> str | None:
-    """The system, the reference not counted, on the metric's better side; None where neither side is."""
-    values = {s.name: s.estimates[metric].value for s in scores.candidates if metric in s.estimates}
-    better = BY_NAME[metric].better
-    if not better or len(values) < 2:
-        return None
-    return (max if better == "higher" else min)(values, key=lambda name: values[name])
+def _best(scores: Scores, metric: str) -> set[str]:
+    """The systems, without the reference, that read best; none where all read alike, or neither side is."""
+    digits, better = BY_NAME[metric].digits, BY_NAME[metric].better
+    values = {
+        s.name: round(s.estimates[metric].value, digits) for s in scores.candidates if metric in s.estimates
+    }
+    if not better or len(set(values.values())) < 2:
+        return set()
+    best = (max if better == "higher" else min)(values.values())
+    return {name for name, value in values.items() if value == best}
 
 
 def _differences(scores: Scores) -> str:

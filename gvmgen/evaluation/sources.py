@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +29,10 @@ class PairSource(Protocol):
 
     identity: dict[str, Any]  # other pairs, another one; plain JSON
     encoders: dict[str, Any]  # the fingerprint of what read them
-    failures: dict[str, str]  # why files were left out, by path
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Why files were left out, by path."""
 
     def pairs(self, split: str) -> list[Pair]:
         """Of `train` or `test`."""
@@ -43,7 +47,7 @@ class ShardPairs:
         shards = ShardSet.open(data / "shards", "train")
         self.identity: dict[str, Any] = {"plan_hash": shards.plan_hash}
         self.encoders = dict(shards.fingerprint)
-        self.failures: dict[str, str] = {}  # a broken shard is an error
+        self.failures: dict[str, str] = {}  # none: a broken shard is an error
 
     def pairs(self, split: str) -> list[Pair]:
         return load_pairs(self._data, split, self._preset, self._cache)
@@ -77,20 +81,23 @@ class FolderPairs:
         self._jobs = {name: _jobs(found[name], takes[0]) for name, takes in system.takes.items()}
         places = "\n".join(self._measurer.place(job).name for jobs in self._jobs.values() for job in jobs)
         self.identity: dict[str, Any] = {"files": hashlib.sha256(places.encode()).hexdigest()[:16]}
-        self.failures: dict[str, str] = {}
         _say_left_out(system)
 
+    @cached_property
+    def failures(self) -> dict[str, str]:
+        """Why files could not be read. Asking reads them all, and says it."""
+        found = measure(self._measurer, [job for both in self._jobs.values() for job in both], self._workers)
+        _say_all(list(found.values()))
+        return found
+
     def pairs(self, split: str) -> list[Pair]:
-        """Pieces of at most 30 s. A broken file is said and left out."""
+        """Pieces of at most 30 s. A broken file is left out."""
         held_out = for_testing(self._jobs)
         jobs = {name: both for name, both in self._jobs.items() if (name in held_out) == (split == "test")}
-        failures = measure(self._measurer, [job for both in jobs.values() for job in both], self._workers)
-        _say_all(list(failures.values()))
-        self.failures |= failures
         return [
             piece
             for name, (look, sound) in jobs.items()
-            if failures.keys().isdisjoint((str(look.path), str(sound.path)))
+            if self.failures.keys().isdisjoint((str(look.path), str(sound.path)))
             for piece in pieces(make_pair(name, self._seconds(look), self._seconds(sound)))
         ]
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -30,9 +30,11 @@ from gvmgen.evaluation.judging import Reference, SystemScores, Takes, judge
 from gvmgen.evaluation.measuring import Heard, Job, Measurer, measure_all
 from gvmgen.evaluation.model import EvaluationModel
 from gvmgen.evaluation.motion import Motion
+from gvmgen.evaluation.page import page
 from gvmgen.evaluation.report import score_folders
 from gvmgen.evaluation.scoring import Scores, compare, make_plan
 from gvmgen.evaluation.sound import Sound, measure_sound
+from gvmgen.evaluation.statistics import mean_estimate
 from shards.spec import SAMPLE_RATE
 from tests.browser import CHROMIUM, Browser
 from tests.gvmgen.evaluation.made_pairs import chords, clicks, make_film, noise
@@ -220,11 +222,24 @@ class Links(HTMLParser):
 
 def test_the_page_asks_for_nothing_from_elsewhere_and_names_are_no_markup(scored: Scored) -> None:
     links = Links()
-    page = scored.report.read_text()
-    links.feed(page)
+    text = scored.report.read_text()
+    links.feed(text)
     assert len(links.found) >= 2 * (1 + 3 * 2)
     assert all(link.startswith("data:") for link in links.found)
-    assert page.count("<script>") == 1
+    assert text.count("<script>") == 1
+
+
+def test_the_best_are_all_that_read_so_and_none_where_all_read_alike(scored: Scored) -> None:
+    def marked(*values: float) -> list[bool]:
+        systems = [
+            replace(of(scored, "fits"), name=f"s{i}", estimates={"kad": mean_estimate(np.array([value]))})
+            for i, value in enumerate(values)
+        ]
+        rows = page(replace(scored.scores, systems=systems, comparisons=[]), []).split("<tr>")
+        return ["class=best" in row for row in rows if "<b>" in row]
+
+    assert marked(0.123, 0.119, 0.2) == [True, True, False]
+    assert marked(0.1, 0.1) == [False, False]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on PATH to look at the page")
