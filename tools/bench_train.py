@@ -3,15 +3,16 @@
     python tools/bench_train.py [--parts small,large,audiocraft,loop,loader] [--json FILE]
 
 small, large   a step from cached features, and the same step with CLIP ViT-L/14@336 before it
-audiocraft     a step with our decoder and with audiocraft's; ours in shares of this machine's matrix rate
+audiocraft     a step with our decoder and with audiocraft's, in bf16 and in fp32; ours in shares of this
+               machine's matrix rate in that precision. Which is faster depends on the processor
 loop           the real command: waiting for data, saving, resuming
 loader         batches out of shards, as tools/bench_loader.py
 
-A part takes two to five minutes on two cores and up to 18 GB; --json adds what is measured to the file, so
+A part takes two to ten minutes on two cores and up to 18 GB; --json adds what is measured to the file, so
 the parts may run one by one. Weights and data are random, of the real shapes, one segment of 30 s a step, in
-bfloat16. Rivals run in turn in each round, so that a busy machine slows them alike. `large` has bfloat16
-weights and no optimiser, as more does not fit this machine: its step is forward, backward and clipping.
-audiocraft's decoder has MusicGen's own settings.
+bfloat16 unless said. Rivals run in turn in each round, so that a busy machine slows them alike. `large` has
+bfloat16 weights and no optimiser, as more does not fit this machine: its step is forward, backward and
+clipping. audiocraft's decoder has MusicGen's own settings.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ LOOP_CROP_S = (
 )
 LOOP_STEPS = 4
 SETTLING, SETTLED = 2, 3  # steps before those that count, and how many count
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 PARTS = ("small", "large", "audiocraft", "loop", "loader")
 # A network of the real classes in which every part runs within seconds, to try the benchmark itself.
 TINY_SIZES = {"feature_dim": 1024, "dim": 64, "num_layers": 2, "num_heads": 2, "transformation_num_layers": 2}
@@ -123,19 +125,22 @@ def encode_into(features: Tensor, clip: Callable[[Tensor], Tensor], frames: Tens
 def bench_audiocraft(changes: dict[str, Any], seconds: int, rounds: int) -> Figures:
     """Steps of `small` with our decoder and with audiocraft's, each in a process of its own, in turn."""
     config = ModelConfig.from_json(model_config("small").to_json() | changes)
-    ours: list[tuple[float, float]] = []
-    theirs: list[tuple[float, float]] = []
-    for _ in range(rounds):
-        ours.append(in_new_process(step_with_our_decoder, config, seconds))
-        theirs.append(in_new_process(step_with_audiocraft, config, seconds))
     flops = 3 * forward_flops(config, seconds, NUM_PATCHES, seconds * CODE_RATE)
-    return {
-        "small.bf16.step_s": median(step_s for step_s, _ in ours),
-        "small.bf16.audiocraft.step_s": median(step_s for step_s, _ in theirs),
-        "small.bf16.vs_audiocraft": median(b / a for (a, _), (b, _) in zip(ours, theirs, strict=True)),
-        "machine.bf16.gflop_per_s": median(rate for _, rate in ours) / 1e9,
-        "small.bf16.flop_utilisation": median(flops / step_s / rate for step_s, rate in ours),
-    }
+    figures: Figures = {}
+    for name, dtype in PRECISIONS.items():
+        ours: list[tuple[float, float]] = []
+        theirs: list[tuple[float, float]] = []
+        for _ in range(rounds):
+            ours.append(in_new_process(step_with_our_decoder, config, seconds, dtype))
+            theirs.append(in_new_process(step_with_audiocraft, config, seconds, dtype))
+        figures |= {
+            f"small.{name}.step_s": median(step_s for step_s, _ in ours),
+            f"small.{name}.audiocraft.step_s": median(step_s for step_s, _ in theirs),
+            f"small.{name}.vs_audiocraft": median(b / a for (a, _), (b, _) in zip(ours, theirs, strict=True)),
+            f"machine.{name}.gflop_per_s": median(rate for _, rate in ours) / 1e9,
+            f"small.{name}.flop_utilisation": median(flops / step_s / rate for step_s, rate in ours),
+        }
+    return figures
 
 
 def in_new_process(function: Callable[..., Any], *arguments: object) -> Any:
@@ -143,24 +148,24 @@ def in_new_process(function: Callable[..., Any], *arguments: object) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def step_with_our_decoder(config: ModelConfig, seconds: int) -> tuple[float, float]:
+def step_with_our_decoder(config: ModelConfig, seconds: int, dtype: torch.dtype) -> tuple[float, float]:
     """Seconds of a step, and FLOP/s of matrix products beside it."""
     network = GVMGen(config).train()
-    return settled_step(step_of(network, our_loss(network)), config, seconds)
+    return settled_step(step_of(network, our_loss(network), dtype), config, seconds, dtype)
 
 
-def step_with_audiocraft(config: ModelConfig, seconds: int) -> tuple[float, float]:
-    return settled_step(step_of(*audiocraft_lm(config)), config, seconds)
+def step_with_audiocraft(config: ModelConfig, seconds: int, dtype: torch.dtype) -> tuple[float, float]:
+    return settled_step(step_of(*audiocraft_lm(config), dtype), config, seconds, dtype)
 
 
-def settled_step(step: Step, config: ModelConfig, seconds: int) -> tuple[float, float]:
+def settled_step(step: Step, config: ModelConfig, seconds: int, dtype: torch.dtype) -> tuple[float, float]:
     """Seconds of a step once steps have settled, and the matrix rate after it.
 
     A process's first steps still ask the system for memory: each takes longer than the one after it.
     """
     batch = one_segment(config, seconds)
     times = [timed(lambda: step(*batch)) for _ in range(SETTLING + SETTLED)]
-    return median(times[SETTLING:]), matrix_rate(CPU, torch.bfloat16, MATRIX)
+    return median(times[SETTLING:]), matrix_rate(CPU, dtype, MATRIX)
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -184,13 +189,16 @@ def our_loss(network: GVMGen) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def step_of(
-    model: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor], has_optimiser: bool = True
+    model: nn.Module,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    dtype: torch.dtype = torch.bfloat16,
+    has_optimiser: bool = True,
 ) -> Step:
-    """A whole training step: forward, backward, clipping, AdamW."""
+    """A whole training step: forward, backward, clipping, AdamW. dtype: of the products; float32 for all."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True) if has_optimiser else None
 
     def step(features: Tensor, codes: Tensor) -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             loss = loss_of(features, codes)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -127,7 +127,7 @@ void on_threads(int threads, Work work) {
 struct Ask {
     const Words* lines;
     int64_t per_word;   // lines that are asked for beside each word
-    int64_t first = 0;  // of the lines, which this one asks for
+    int64_t first = 0;  // in pages: how many of the lines others ask for
 };
 constexpr int64_t PAGES = LEAD / PAGE;
 static_assert(CHUNK_WORDS == Int8::GROUP_WORDS, "a group's start is added once");
@@ -155,9 +155,9 @@ void products(const Words* weights, int64_t num_words, const Row* rows, int64_t 
     }
     for (int64_t k = 0; k < num_words; k++) {
         for (int64_t line = 0; line < VECTORS; line++) {
-            const int64_t n = ask.first + k * ask.per_word + line;
-            const int64_t at = IN_PAGES ? n % PAGES * PAGE + n / PAGES : n;
-            if (line < ask.per_word) __builtin_prefetch(ask.lines + at, 0, 2);
+            const int64_t n = k * ask.per_word + line, m = ask.first + n;
+            const Words* asked = ask.lines + (IN_PAGES ? m % PAGES * PAGE + m / PAGES : n);
+            if (line < ask.per_word) __builtin_prefetch(asked, 0, 2);
         }
         for (int r = 0; r < ROWS; r++)
             for (int v = 0; v < VECTORS; v++)
@@ -180,7 +180,8 @@ void products(const Words* weights, int64_t num_words, const Row* rows, int64_t 
     for (int64_t tile = 0; tile < num_tiles; tile++) {
         const int64_t r = tile * TILE_ROWS;
         const int64_t begin = VECTORS * tile / num_tiles, end = VECTORS * (tile + 1) / num_tiles;
-        const Ask ask = {asked, end - begin, begin * num_words};
+        const bool in_pages = num_rows - r >= TILE_ROWS;
+        const Ask ask = {asked + (in_pages ? 0 : begin * num_words), end - begin, begin * num_words};
         switch (std::min<int64_t>(TILE_ROWS, num_rows - r)) {
             case 1: products<Format, 1>(weights, num_words, rows + r, first, ask, out + r); break;
             case 2: products<Format, 2>(weights, num_words, rows + r, first, ask, out + r); break;
