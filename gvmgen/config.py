@@ -37,7 +37,7 @@ class ModelConfig:
         True  # off: the conditions are averaged and added to every step (table 5)
     )
     frame_positions: bool = True  # our time axis on the visual memory; off for imported weights
-    frame_changes: bool = False  # ours, too: each frame also tells what changed since the one before
+    frame_changes: bool = False  # ours: each frame also tells what changed since the one before
     dropout: float = 0.0
 
     # codes
@@ -106,6 +106,7 @@ MODEL_PRESETS: dict[str, ModelConfig] = {
         dim=256,
         num_layers=6,
         num_heads=4,
+        frame_changes=True,
         window_s=15,
     ),
     "small": _SMALL,  # 493 M parameters

@@ -1,7 +1,7 @@
 """Put trained weights into the package: gvmgen/pocket/{clip,codec,model,evaluator}, fp16.
 
     python tools/pocket/ship.py --clip runs/pocket_clip/clip --codec runs/pocket_codec/codec
-    python tools/pocket/ship.py --model runs/pocket/checkpoints/step_00001000
+    python tools/pocket/ship.py --model runs/pocket_fresh_short/best
     python tools/pocket/ship.py --evaluator runs/pocket_eval
 
 The encoders go first: shards, and so the network, are made with the very weights that ship.
@@ -23,7 +23,7 @@ from gvmgen.encoders.presets import POCKET_DIR
 from gvmgen.evaluation.evaluator import load_evaluator, save_evaluator
 
 LICENCE = "Apache-2.0"
-SAMPLING = {"guidance": 8.0}  # tools/pocket/README.md, "Guidance"
+SAMPLING = {"guidance": 10.0}  # tools/pocket/README.md, "Guidance"
 PROVENANCE = {
     "data": "synthetic pairs of video and music made by tools/pocket/corpus.py; nothing else",
     "instruments": "FluidR3 General MIDI sound font (MIT), through FluidSynth",
@@ -43,6 +43,7 @@ def ship_codec(source: Path, package: Path) -> None:
 
 def ship_model(source: Path, package: Path) -> None:
     model, info = load_model(source, dtype=torch.float32)
+    model.config = replace(model.config, dropout=0.0)  # the training's; `--preset pocket --init` wants none
     metrics = source.parents[1] / "config.json"
     provenance = PROVENANCE | ({"run": json.loads(metrics.read_text())} if metrics.is_file() else {})
     shipped = replace(info, trained=True, licence=LICENCE, provenance=provenance, sampling=SAMPLING)
