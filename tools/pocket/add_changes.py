@@ -23,7 +23,7 @@ def main() -> None:
     )
     parser.add_argument("--model", required=True, help="a model's or a run's folder")
     parser.add_argument("--out", type=Path, default=Path("runs/pocket_changes_init"))
-    parser.add_argument("--dropout", type=float, default=0.0, help="of the decoder: against learning by heart")
+    parser.add_argument("--dropout", type=float, default=0.0, help="the decoder's, against learning by heart")
     parser.add_argument("--seed", type=int, default=6)
     args = parser.parse_args()
     trained, info = load_model(find_model(args.model, Path("runs"), None), dtype=torch.float32)
