@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from itertools import combinations
+from itertools import permutations
 from pathlib import Path
 
 import listen
@@ -82,11 +82,9 @@ def picture_brightness(video: Path) -> float:
 
 
 def extremes(seen: np.ndarray) -> tuple[int, int]:
-    """The videos that are lowest and highest in brightness and motion together; seen: [videos, 2]."""
+    """The slow dark video and the fast bright one, which ranks far above it in both; seen: [videos, 2]."""
     ranks = seen.argsort(axis=0).argsort(axis=0)
-    pairs = combinations(range(len(seen)), 2)
-    first, second = max(pairs, key=lambda pair: abs(ranks[pair[0]] - ranks[pair[1]]).min())
-    return (first, second) if ranks[first].sum() < ranks[second].sum() else (second, first)
+    return max(permutations(range(len(seen)), 2), key=lambda pair: (ranks[pair[1]] - ranks[pair[0]]).min())
 
 
 def main() -> None:
