@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from multiprocessing import get_context, parent_process
@@ -158,12 +159,28 @@ def measure_all(measurer: Measurer, jobs: Sequence[Job], workers: int) -> Iterat
         min(workers, len(waiting)), mp_context=context, initializer=_start_beside, initargs=(measurer,)
     ) as pool:
         try:
-            yield from zip(waiting, pool.map(_measure, waiting), strict=True)
+            with _interrupts_held():  # the processes start here
+                futures = [pool.submit(_measure, job) for job in waiting]
+            for job, future in zip(waiting, futures, strict=True):
+                yield job, future.result()
         except BrokenProcessPool as error:
             raise OSError(
                 "a process that measures was killed, perhaps for want of memory. "
                 "The same command goes on from there; pass fewer --workers"
             ) from error
+        finally:
+            # not future by future, as `map` does it: a pool that breaks meanwhile would never end
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """A process that starts meanwhile never sees ctrl-C, not even while it imports; the parent does, after."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _MEASURER: list[Measurer] = []  # of a worker process
@@ -175,7 +192,6 @@ def _start(measurer: Measurer) -> None:
 
 def _start_beside(measurer: Measurer) -> None:
     """In a worker process: it ends with its parent, however that ends. At ctrl-C it finishes its file."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _start(measurer)
 

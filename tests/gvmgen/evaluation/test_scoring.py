@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
@@ -278,24 +279,24 @@ def test_several_processes_measure_as_one_does(scored: Scored, tmp_path: Path) -
     assert np.array_equal(*motions)
 
 
-@pytest.mark.parametrize("killed", [signal.SIGKILL, signal.SIGINT])
-def test_processes_that_measure_end_with_their_parent_and_at_ctrl_c(
-    scored: Scored, tmp_path: Path, killed: signal.Signals
-) -> None:
+def start_measuring(scored: Scored, tmp_path: Path, in_a_worker: str = "") -> subprocess.Popen[str]:
+    """Two processes that measure 200 films; each first runs `in_a_worker`."""
     script = (
-        "import sys\n"
+        "import sys, time\n"
         "from pathlib import Path\n"
         "from gvmgen.evaluation.measuring import Job, Measurer, measure_all\n"
         "if __name__ == '__main__':\n"
         "    films = [Job(path=Path(path), kind='picture') for path in sys.argv[2:]]\n"
         "    for job, reason in measure_all(Measurer(cache=Path(sys.argv[1])), films, 2):\n"
         "        print(job.path, flush=True)\n"
+        "else:\n"
+        f"    {in_a_worker or 'pass'}\n"
     )
     (tmp_path / "measures.py").write_text(script)
     film = scored.folder / "videos/v1.mp4"
     films = [shutil.copyfile(film, tmp_path / f"{number}.mp4") for number in range(200)]
     (tmp_path / "measured").mkdir()
-    parent = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, str(tmp_path / "measures.py"), str(tmp_path / "measured"), *map(str, films)],
         env=os.environ | {"PYTHONPATH": str(Path.cwd())},
         stdout=subprocess.PIPE,
@@ -303,6 +304,13 @@ def test_processes_that_measure_end_with_their_parent_and_at_ctrl_c(
         start_new_session=True,
         text=True,
     )
+
+
+@pytest.mark.parametrize("killed", [signal.SIGKILL, signal.SIGINT])
+def test_processes_that_measure_end_with_their_parent_and_at_ctrl_c(
+    scored: Scored, tmp_path: Path, killed: signal.Signals
+) -> None:
+    parent = start_measuring(scored, tmp_path)
     assert parent.stdout is not None
     parent.stdout.readline()
     family = psutil.Process(parent.pid).children(recursive=True)
@@ -314,7 +322,21 @@ def test_processes_that_measure_end_with_their_parent_and_at_ctrl_c(
     _, said = parent.communicate(timeout=60)
     assert not psutil.wait_procs(family, timeout=60)[1]
     assert said.count("Traceback") == (killed is signal.SIGINT)  # the script's own; the command catches it
-    assert 0 < len(list((tmp_path / "measured").glob("*.npz"))) < len(films)
+    assert 0 < len(list((tmp_path / "measured").glob("*.npz"))) < 200
+
+
+def test_ctrl_c_while_a_process_that_measures_still_starts_ends_all(scored: Scored, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    parent = start_measuring(scored, tmp_path, f"Path({str(started)!r}).touch(); time.sleep(2)")
+    deadline = time.monotonic() + 60
+    while not started.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    family = psutil.Process(parent.pid).children(recursive=True)
+    os.killpg(parent.pid, signal.SIGINT)
+    _, said = parent.communicate(timeout=60)
+    assert not psutil.wait_procs(family, timeout=60)[1]
+    assert said.count("Traceback") == 1  # the script's own, none of a process beside it
 
 
 def heard(sound: Sound, seed: int) -> Heard:
