@@ -175,7 +175,7 @@ def measure_all(measurer: Measurer, jobs: Sequence[Job], workers: int) -> Iterat
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """A process that starts meanwhile never sees ctrl-C, not even while it imports; the parent does, after."""
+    """A process that starts meanwhile never sees ctrl-C, even while it imports; the parent does, after."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
