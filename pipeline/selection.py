@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from gvmgen.encoders.presets import encoder_config
-from pipeline.estimate import feature_dim, frames_per_s, num_bytes
+from pipeline.estimate import feature_dim, frames_per_s, highest_frames_per_s, num_bytes
 from pipeline.folder import DataFolder, choose, plan_summary, planned_frames
 from pipeline.plan import Plan, ShardPlan
 from pipeline.tidy import CacheMode
@@ -112,7 +112,7 @@ def differences(record: ShardRecord, shard: ShardPlan, fingerprint: Fingerprint)
 
 
 def foresee(data: DataFolder, config: EncodeConfig) -> str:
-    """What a run would do; writes nothing and loads no encoder."""
+    """What a run would do; writes nothing and loads no encoder. Of several devices, the time is one's."""
     with data.read_segments() as rows:
         plan = data.foresee_plan(rows.in_order(), config.shards if config.force else "")
     chosen = choose(plan, config.shards)
@@ -121,11 +121,14 @@ def foresee(data: DataFolder, config: EncodeConfig) -> str:
         todo, feature_dim(complete, config.preset), settled(data, config).feature_codec == "int8"
     )
     speed = frames_per_s(complete, data)
-    time = (
-        f"{planned_frames(todo) / speed / 3600:.1f} h at {speed:.1f} frames a second"
-        if speed
-        else "not known until two shards are there"
-    )
+    if speed:
+        time = f"{planned_frames(todo) / speed / 3600:.1f} h at {speed:.1f} frames a second"
+    else:
+        highest = highest_frames_per_s(config.preset, config.device, config.precision)
+        time = (
+            f"{planned_frames(todo) / highest / 3600:.2g} h at least: here CLIP cannot do more than "
+            f"{highest:.1f} frames a second. Two shards will tell the real speed"
+        )
     return (
         f"chosen     {plan_summary(chosen.values())}\n"
         f"to encode  {plan_summary(todo)}\n"

@@ -15,6 +15,7 @@ import webdataset
 from gvmgen.encoders.media import read_frames, read_waveform
 from pipeline.crawl import crawl
 from pipeline.encode import Encoders
+from pipeline.estimate import clip_flop
 from pipeline.folder import DataFolder
 from pipeline.selection import foresee
 from pipeline.verification import set_aside_broken
@@ -116,7 +117,13 @@ def test_a_dry_run_writes_nothing(data: DataFolder) -> None:
     before = sorted(data.root.rglob("*"))
     text = foresee(data, CONFIG)
     assert f"{NUM_SEGMENTS} segments" in text
+    assert "h at least: here CLIP cannot do more than" in text  # nothing is made yet that could tell more
     assert sorted(data.root.rglob("*")) == before
+
+
+def test_the_arithmetic_of_a_frame_is_the_publications_clip() -> None:
+    assert clip_flop("small") == pytest.approx(382e9, rel=0.01)
+    assert clip_flop("pocket") < clip_flop("small") / 50
 
 
 def test_a_failed_segment_is_told_and_the_others_go_on(data: DataFolder, uninterrupted: Bytes) -> None:
