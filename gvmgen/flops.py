@@ -1,14 +1,11 @@
-"""How much arithmetic a step is, and how much this machine could do: model FLOP utilisation.
+"""How much arithmetic a step is.
 
 F video frames, P patches, Q queries, D width, H heads, T code frames, M length of the visual memory.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-
-import torch
 
 from gvmgen.config import ModelConfig
 from gvmgen.data import Window
@@ -60,19 +57,3 @@ def _layer_products(config: ModelConfig, num_steps: int, memory: int) -> int:
     if config.temporal_cross_attention:
         products += 2 * (num_steps + memory) * width**2 + 2 * num_steps * memory * width
     return products
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
-    """FLOP/s of a matrix product here and now: the best of three. size: None for one that takes no time."""
-    size = size or (8192 if device.type == "cuda" else 1024)
-    matrix = torch.ones(size, size, device=device, dtype=dtype)
-    seconds = min(_timed_product(matrix) for _ in range(4))  # the first one warms up
-    return 2 * size**3 / seconds
-
-
-def _timed_product(matrix: torch.Tensor) -> float:
-    start = time.perf_counter()
-    product = matrix @ matrix
-    if product.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from gvmgen.flops import matrix_rate
+from gvmgen.machine import matrix_rate
 from gvmgen.runs import RunFolder, write_text
 
 SLOW_BAR_S = 10.0  # seconds between two lines of a progress bar that goes into a file

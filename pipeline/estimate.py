@@ -52,7 +52,7 @@ def highest_frames_per_s(preset: str, device: str | None, precision: str | None)
     """What CLIP alone cannot be faster than here, by a matrix product that is timed now."""
     import torch
 
-    from gvmgen.flops import matrix_rate
+    from gvmgen.machine import matrix_rate
 
     first = device.split(",")[0] if device else "cuda" if torch.cuda.is_available() else "cpu"
     chosen = torch.device(first)

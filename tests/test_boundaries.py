@@ -50,7 +50,7 @@ def may_import(importer: str, imported: str) -> bool:
     if is_in(importer, "shards"):
         return is_in(imported, "shards")
     if is_in(importer, "pipeline"):
-        return is_in(imported, "pipeline", "shards", "gvmgen.encoders", "gvmgen.console")
+        return is_in(imported, "pipeline", "shards", "gvmgen.encoders", "gvmgen.console", "gvmgen.machine")
     if is_in(importer, "gvmgen.encoders"):
         return is_in(imported, "gvmgen.encoders", "shards")
     if is_in(imported, "gvmgen.encoders"):

@@ -41,7 +41,8 @@ from torch import Tensor, nn
 from gvmgen.config import ModelConfig, TrainConfig, model_config
 from gvmgen.encoders.presets import ENCODER_PRESETS
 from gvmgen.encoders.video import VideoEncoder
-from gvmgen.flops import forward_flops, matrix_rate
+from gvmgen.flops import forward_flops
+from gvmgen.machine import matrix_rate
 from gvmgen.model import GVMGen, code_loss
 from shards.reader import ShardSet
 from shards.spec import CODE_RATE, NUM_PATCHES

@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from gvmgen.cli import train_main
 from gvmgen.config import OPTIMIZERS, TrainConfig
 from gvmgen.estimate import GB, Memory, empty_batch, estimate_memory, kept_bytes, memory_of
-from gvmgen.flops import forward_flops, matrix_rate
+from gvmgen.flops import forward_flops
+from gvmgen.machine import matrix_rate
 from gvmgen.model import GVMGen
 from gvmgen.optimiser import make_optimiser, moment_bytes
 from shards.spec import NUM_PATCHES
