@@ -44,8 +44,9 @@ def ship_codec(source: Path, package: Path) -> None:
 def ship_model(source: Path, package: Path) -> None:
     model, info = load_model(source, dtype=torch.float32)
     model.config = replace(model.config, dropout=0.0)  # the training's; `--preset pocket --init` wants none
-    metrics = source.parents[1] / "config.json"
-    provenance = PROVENANCE | ({"run": json.loads(metrics.read_text())} if metrics.is_file() else {})
+    settings = [folder / "config.json" for folder in source.parents[:2]]  # of runs/NAME/best, or a checkpoint
+    run = next((json.loads(path.read_text()) for path in settings if path.is_file()), None)
+    provenance = PROVENANCE | ({} if run is None else {"run": run})
     shipped = replace(info, trained=True, licence=LICENCE, provenance=provenance, sampling=SAMPLING)
     save_model(package, model.half(), shipped)
 
