@@ -111,6 +111,18 @@ def differences(record: ShardRecord, shard: ShardPlan, fingerprint: Fingerprint)
     return fingerprint_differences(found, {"plan_hash": shard.plan_hash, "encoders": fingerprint})
 
 
+def _least_time(num_frames: int, config: EncodeConfig) -> str:
+    """What can be said of the time before there are shards to tell it."""
+    try:
+        highest = highest_frames_per_s(config.preset, config.device, config.precision)
+    except (RuntimeError, AssertionError):  # torch's: a plan may be looked at where its device is not
+        return f"not known until two shards are there: {config.device} is no device of this machine"
+    return (
+        f"{num_frames / highest / 3600:.2g} h at least: here CLIP cannot do more than "
+        f"{highest:.1f} frames a second. Two shards will tell the real speed"
+    )
+
+
 def foresee(data: DataFolder, config: EncodeConfig) -> str:
     """What a run would do; writes nothing and loads no encoder. Of several devices, the time is one's."""
     with data.read_segments() as rows:
@@ -124,11 +136,7 @@ def foresee(data: DataFolder, config: EncodeConfig) -> str:
     if speed:
         time = f"{planned_frames(todo) / speed / 3600:.1f} h at {speed:.1f} frames a second"
     else:
-        highest = highest_frames_per_s(config.preset, config.device, config.precision)
-        time = (
-            f"{planned_frames(todo) / highest / 3600:.2g} h at least: here CLIP cannot do more than "
-            f"{highest:.1f} frames a second. Two shards will tell the real speed"
-        )
+        time = _least_time(planned_frames(todo), config)
     return (
         f"chosen     {plan_summary(chosen.values())}\n"
         f"to encode  {plan_summary(todo)}\n"

@@ -121,6 +121,10 @@ def test_a_dry_run_writes_nothing(data: DataFolder) -> None:
     assert sorted(data.root.rglob("*")) == before
 
 
+def test_a_dry_run_needs_no_device_that_is_elsewhere(data: DataFolder) -> None:
+    assert "cuda:99 is no device of this machine" in foresee(data, replace(CONFIG, device="cuda:99"))
+
+
 def test_the_arithmetic_of_a_frame_is_the_publications_clip() -> None:
     assert clip_flop("small") == pytest.approx(382e9, rel=0.01)
     assert clip_flop("pocket") < clip_flop("small") / 50
