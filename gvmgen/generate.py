@@ -295,7 +295,7 @@ class Composer:
         return SamplingConfig(**self.info.sampling | chosen)
 
     def _end_of(self, music: Path) -> Tensor:
-        """Codes int64 [K, T'] of as many of the last whole seconds as one window hands to the next."""
+        """Codes int64 [K, T'] of the last whole seconds, at most a third of a window."""
         end_s = probe(music, needs_picture=False).audio_end_s
         num_seconds = min(self.model.config.window_s // 3, int(end_s))
         if num_seconds < 1:

@@ -17,6 +17,7 @@ from accelerate.utils import DistributedType, LoggerType
 from gvmgen.checkpoint import ModelInfo, load_model
 from gvmgen.config import TrainConfig
 from gvmgen.imports import import_musicgen, is_official
+from gvmgen.machine import keep_freed_memory
 from gvmgen.model import GVMGen
 from gvmgen.optimiser import learning_rate
 from gvmgen.runs import MODEL_CONFIG, find_model
@@ -62,8 +63,10 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         mixed_precision=precision, log_with=chosen_tracker(config.tracker), project_dir=config.run_folder
     )
     check_launch(accelerator)
-    if accelerator.device.type == "cpu" and accelerator.num_processes == 1 and is_launched():
-        torch.set_num_threads(num_cores())  # `accelerate launch` set it to one
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
+        if accelerator.num_processes == 1 and is_launched():
+            torch.set_num_threads(num_cores())  # `accelerate launch` set it to one
     return accelerator
 
 

@@ -23,6 +23,7 @@ from shards.spec import CODE_RATE, FRAME_RATE, SAMPLE_RATE
 # Codes become sound in stretches of so many code frames, each with a run-up before it and a margin after it.
 STRETCH, RUN_UP, MARGIN = 60 * CODE_RATE, 10 * CODE_RATE, 8
 STRIDE = SAMPLE_RATE // CODE_RATE
+CARRIED_S = 10  # of music that each window goes on from
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is done, how much there is
 UNKEPT = Unkept()
@@ -47,14 +48,14 @@ class Window:
 
 
 def planned(total: int, window_s: int, heard: int | None = None) -> list[Window]:
-    """Cut `total` code frames into stretches of `window_s`, each going on from a third of the last.
+    """Cut `total` code frames into stretches of `window_s`, each going on from the end of the last.
 
     None hears the piece's opening again: that brought music nearer to it, but away from the picture (README).
     heard: how many of the code frames are wanted. The windows are those of the whole piece, so that its
     beginning is the same music.
     """
     heard = total if heard is None else heard
-    length, step = window_s * CODE_RATE, (window_s - window_s // 3) * CODE_RATE
+    length, step = window_s * CODE_RATE, (window_s - carried_s(window_s)) * CODE_RATE
     starts = range(0, max(1, total - length + step), step)
     windows = [(start, min(total, start + length)) for start in starts]
     return [
@@ -62,6 +63,11 @@ def planned(total: int, window_s: int, heard: int | None = None) -> list[Window]
         for number, (start, end) in enumerate(windows)
         if number == 0 or windows[number - 1][1] < heard
     ]
+
+
+def carried_s(window_s: int) -> int:
+    """Seconds of music that a window goes on from; at least a third of it is new."""
+    return min(CARRIED_S, window_s * 2 // 3)
 
 
 def compose(

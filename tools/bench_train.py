@@ -42,7 +42,7 @@ from gvmgen.config import ModelConfig, TrainConfig, model_config
 from gvmgen.encoders.presets import ENCODER_PRESETS
 from gvmgen.encoders.video import VideoEncoder
 from gvmgen.flops import forward_flops
-from gvmgen.machine import matrix_rate
+from gvmgen.machine import keep_freed_memory, matrix_rate
 from gvmgen.model import GVMGen, code_loss
 from shards.reader import ShardSet
 from shards.spec import CODE_RATE, NUM_PATCHES
@@ -150,7 +150,8 @@ def in_new_process(function: Callable[..., Any], *arguments: object) -> Any:
 
 
 def step_with_our_decoder(config: ModelConfig, seconds: int, dtype: torch.dtype) -> tuple[float, float]:
-    """Seconds of a step, and FLOP/s of matrix products beside it."""
+    """Seconds of a step, and FLOP/s of matrix products beside it, with the trainer's hold on memory."""
+    keep_freed_memory()
     network = GVMGen(config).train()
     return settled_step(step_of(network, our_loss(network), dtype), config, seconds, dtype)
 

@@ -39,7 +39,7 @@ def tensor(kept, name, make):
 
 Kept.tensor = tensor
 """
-NUM_WINDOWS = 8  # of 17 s, where a window of 3 s goes on from a third of the last
+NUM_WINDOWS = 15  # of 17 s, where a window of 3 s goes on from two thirds of the last
 
 
 class Said(list[str]):

@@ -6,6 +6,10 @@ The first steps train a plain autoencoder; then k-means over its outputs starts 
 by exponential moving averages (van den Oord et al. 2017), dead codes being revived from the batch. Killed
 runs go on from their last checkpoint; the result is written to `<run-dir>/codec` in the transformers
 format.
+
+    python tools/pocket/train_codec.py --run-dir runs/pocket_decoder --decoder-of gvmgen/pocket/codec --steps 12000
+
+trains the decoder of a codec alone: its codes stay what they are, and so does every network that composes them.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from render_music import render_music
 from scenario import make_scenario
 from torch import Tensor
 from transformers import EncodecConfig, EncodecModel
+
+from gvmgen.machine import keep_freed_memory
 
 SAMPLE_RATE = 32_000
 STRIDE = 640
@@ -138,7 +144,13 @@ def quantise(books: list[MovingCodebook], hidden: Tensor, train: bool) -> tuple[
     )
 
 
-def losses(model: EncodecModel, books: list[MovingCodebook] | None, waveform: Tensor, train: bool) -> dict:
+def losses(
+    model: EncodecModel,
+    books: list[MovingCodebook] | None,
+    waveform: Tensor,
+    train: bool,
+    waveform_weight: float = 1.0,
+) -> dict:
     hidden = model.encoder(waveform)
     commitment, ids = hidden.new_zeros(()), []
     if books is not None:
@@ -148,7 +160,7 @@ def losses(model: EncodecModel, books: list[MovingCodebook] | None, waveform: Te
     sdr = si_sdr_db(estimate[:, 0], waveform[:, 0]).clamp(max=30).mean()
     absolute = (estimate - waveform).abs().mean()
     return {
-        "loss": mel + 2.0 * absolute - 0.02 * sdr + 0.1 * commitment,
+        "loss": mel + waveform_weight * (2.0 * absolute - 0.02 * sdr) + 0.1 * commitment,
         "mel": mel,
         "si_sdr_db": sdr,
         "commitment": commitment,
@@ -203,6 +215,8 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, default=Path("runs/pocket_codec"))
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--autoencoder-steps", type=int, default=400)
+    parser.add_argument("--decoder-of", type=Path, help="a codec whose codes stay; only its decoder learns")
+    parser.add_argument("--waveform-weight", type=float, default=1.0, help="of the waveform, beside its mel")
     parser.add_argument("--num-pieces", type=int, default=400)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1.0)
@@ -211,6 +225,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     torch.manual_seed(args.seed)
     train(args)
 
@@ -219,10 +234,16 @@ def train(args: argparse.Namespace) -> None:
     args.run_dir.mkdir(parents=True, exist_ok=True)
     music = load_music(args.run_dir / "music.npy", 0, args.num_pieces)
     held_out = load_music(args.run_dir / "held_out.npy", HELD_OUT_SEED, 16)
-    model = EncodecModel(pocket_codec_config())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.8, 0.99), weight_decay=1e-4)
+    step, quantised = 0, args.decoder_of is not None
+    if quantised:
+        model = EncodecModel.from_pretrained(args.decoder_of, dtype=torch.float32)
+        model.encoder.requires_grad_(False)
+    else:
+        model = EncodecModel(pocket_codec_config())
+    learning = [each for each in model.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=args.lr, betas=(0.8, 0.99), weight_decay=1e-4)
     books = [MovingCodebook(layer.codebook) for layer in model.quantizer.layers[:4]]
-    step, quantised = 0, False
+    codes_learn = not quantised
     checkpoint = args.run_dir / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -239,7 +260,7 @@ def train(args: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args.steps, args.lr)
         torch.manual_seed(args.seed * 1_000_003 + step)
-        result = losses(model, books if quantised else None, batch, train=True)
+        result = losses(model, books if quantised else None, batch, codes_learn, args.waveform_weight)
         optimizer.zero_grad(set_to_none=True)
         result["loss"].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
