@@ -1,4 +1,4 @@
-"""How much arithmetic this machine could do, what utilisation and estimates are held against; and its memory."""
+"""This machine's arithmetic, which utilisation and estimates are held against, and its memory."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ class Cache(ctypes.Structure):
         ("key_scales", c_void_p),
         ("value_scales", c_void_p),
         ("capacity", c_int64),
+        ("pasts", c_void_p),
     ]
 
 

@@ -42,12 +42,13 @@ struct Matrix {
 struct Norm {
     const float *weight, *bias;
 };
-struct Cache {          // of every slot (a row of the batch) and head
-    void* keys;         // [slots, heads]: a matrix of capacity outputs and 64 inputs
-    void* values;       // [slots, heads]: a matrix of 64 outputs and capacity inputs
-    float* key_scales;  // [slots, heads, capacity]; int8 only, as value_scales
+struct Cache {          // of every past and head
+    void* keys;         // [pasts, heads]: a matrix of capacity outputs and 64 inputs
+    void* values;       // [pasts, heads]: a matrix of 64 outputs and capacity inputs
+    float* key_scales;  // [pasts, heads, capacity]; int8 only, as value_scales
     float* value_scales;
     int64_t capacity;
+    const int64_t* pasts;  // of every slot (a row of the batch): takes of one video share its memory
 };
 struct Layer {
     Norm self_norm;
@@ -448,7 +449,7 @@ class Worker {
     }
 
     int64_t cache_at(const Cache& cache, int64_t row, int64_t head) const {
-        return (rows_.slots[row] * d_.num_heads + head) * cache.capacity;
+        return (cache.pasts[rows_.slots[row]] * d_.num_heads + head) * cache.capacity;
     }
 
     const Words* keys_at(const Cache& cache, int64_t row, int64_t head) const {

@@ -154,14 +154,14 @@ class CompiledEngine:
         self.library = abi.load()
         self.max_rows = int(self.library.max_rows())
         self.kept: list[Tensor] = []  # what the structures point to
-        num_positions = max(max_steps, self.memory_length)
-        self.slots = torch.arange(self.num_rows).repeat(num_positions)  # of rows [S, R], step after step
-        self.positions = torch.arange(num_positions).repeat_interleave(self.num_rows)
+        self.slots, self.positions = _step_after_step(torch.arange(self.num_rows), max_steps)
         with torch.inference_mode():
-            self.layers = self._layers_with_caches(max_steps)
+            # rows that see the same, as the takes of one video do, share its keys and values
+            memories = conditions.flatten(1).unique(dim=0, return_inverse=True)[1]
+            self.layers = self._layers_with_caches(max_steps, memories)
             self.decoder = self._structure(conditions.float(), max_steps)
-        if self.config.temporal_cross_attention:
-            self._call(self.library.decoder_fill_memory, self.memory_length, 0, None, None)
+            if self.config.temporal_cross_attention:
+                self._fill_memories(memories)
 
     def prefill(self, codes: Tensor) -> Tensor:
         """Read the first steps, int64 [R, K, S]. Returns the logits after the last, float32 [R, K, V]."""
@@ -187,55 +187,63 @@ class CompiledEngine:
         if self.num_read + num_steps > self.max_steps:
             raise ValueError(f"the caches hold {self.max_steps} steps, not {self.num_read + num_steps}")
         flat = codes.permute(2, 0, 1).flatten(0, 1).contiguous()  # [R, K, S] -> [S * R, K]
-        self._call(self.library.decoder_step, num_steps, self.num_read, flat, logits)
+        read = slice(self.num_read * self.num_rows, (self.num_read + num_steps) * self.num_rows)
+        self._call(self.library.decoder_step, self.slots[read], self.positions[read], flat, logits)
         self.num_read += num_steps
+
+    def _fill_memories(self, memories: Tensor) -> None:
+        """The keys and values of each memory, int64 [R], from the first row that sees it."""
+        firsts = torch.stack([(memories == each).nonzero()[0, 0] for each in memories.unique()])
+        rows = _step_after_step(firsts, self.memory_length)
+        self._call(self.library.decoder_fill_memory, *rows, None, None)
 
     def _call(
         self,
         function: Callable[..., None],
-        num_steps: int,
-        first: int,
+        slots: Tensor,
+        positions: Tensor,
         codes: Tensor | None,
         logits: Tensor | None,
     ) -> None:
-        """Run rows [S, R], step after step, in as few calls as the library takes."""
-        for start in range(0, num_steps * self.num_rows, self.max_rows):
-            at = first * self.num_rows + start
+        """Run some rows, int64 [N], in as few calls as the library takes."""
+        for start in range(0, len(slots), self.max_rows):
             rows = abi.Rows(
-                count=min(self.max_rows, num_steps * self.num_rows - start),
+                count=min(self.max_rows, len(slots) - start),
                 codes=None if codes is None else codes[start:].data_ptr(),
-                slots=self.slots[at:].data_ptr(),
-                positions=self.positions[at:].data_ptr(),
+                slots=slots[start:].data_ptr(),
+                positions=positions[start:].data_ptr(),
                 logits=None if logits is None else logits[start:].data_ptr(),
             )
             function(self.decoder, rows)
 
-    def _layers_with_caches(self, max_steps: int) -> ctypes.Array[abi.Layer]:
+    def _layers_with_caches(self, max_steps: int, memories: Tensor) -> ctypes.Array[abi.Layer]:
+        """memories: int64 [R], which visual memory a row sees."""
         layers = type(self.weights.layers).from_buffer_copy(self.weights.layers)
-        self.past = self._cache_memory(max_steps)
-        for layer, cache in zip(layers, self._caches(self.past), strict=True):
+        self.past = self._cache_memory(max_steps, self.num_rows)
+        for layer, cache in zip(layers, self._caches(self.past, torch.arange(self.num_rows)), strict=True):
             layer.self_cache = cache
         if self.config.temporal_cross_attention:
-            memory = self._cache_memory(self.memory_length)
-            for layer, cache in zip(layers, self._caches(memory), strict=True):
+            self.memory = self._cache_memory(self.memory_length, int(memories.max()) + 1)
+            for layer, cache in zip(layers, self._caches(self.memory, memories), strict=True):
                 layer.cross_cache = cache
         return layers
 
-    def _cache_memory(self, length: int) -> list[Tensor]:
-        """Keys and values [L, R, H, capacity, 64] of `length` positions, in whole blocks; int8: scales."""
+    def _cache_memory(self, length: int, num_pasts: int) -> list[Tensor]:
+        """Keys and values [L, pasts, H, capacity, 64] for `length` positions, whole blocks; int8: scales."""
         capacity = -(-length // BLOCK) * BLOCK
-        shape = (self.config.num_layers, self.num_rows, self.config.num_heads, capacity)
+        shape = (self.config.num_layers, num_pasts, self.config.num_heads, capacity)
         tensors = [large_empty(*shape, BLOCK, dtype=DTYPES[self.weights.precision]) for _ in range(2)]
         if self.weights.precision == "int8":
             tensors += [large_empty(*shape, dtype=torch.float32) for _ in range(2)]
         self.kept += tensors
         return tensors
 
-    def _caches(self, tensors: list[Tensor]) -> list[abi.Cache]:
-        """The layers' parts of `_cache_memory`."""
+    def _caches(self, tensors: list[Tensor], pasts: Tensor) -> list[abi.Cache]:
+        """The layers' parts of `_cache_memory`. pasts: int64 [R], which of them is a row's."""
+        self.kept.append(pasts)
         capacity = tensors[0].shape[3]
         return [
-            abi.Cache(*(part.data_ptr() for part in parts), capacity=capacity)
+            abi.Cache(*(part.data_ptr() for part in parts), capacity=capacity, pasts=pasts.data_ptr())
             for parts in zip(*tensors, strict=True)
         ]
 
@@ -268,3 +276,8 @@ class CompiledEngine:
             return None
         self.kept.append(tensor.float().contiguous())
         return self.kept[-1].data_ptr()
+
+
+def _step_after_step(slots: Tensor, num_steps: int) -> tuple[Tensor, Tensor]:
+    """Slots and positions, int64 [S * R] each, of slots [R]: a step's rows before the next step's."""
+    return slots.repeat(num_steps), torch.arange(num_steps).repeat_interleave(len(slots))

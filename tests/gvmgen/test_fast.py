@@ -94,6 +94,18 @@ def test_rows_do_not_depend_on_their_company_or_on_threads(precision: Precision)
         assert torch.equal(run(engine, codes[row : row + 1])[0], together[row])
 
 
+def test_takes_of_one_video_share_its_keys_and_values_and_hear_what_they_would_alone() -> None:
+    network = make_network(**SIZES)
+    seen, codes = make_conditions(network, 3)[[2, 0, 2, 1, 0]], make_codes(5, 6)
+    packed = compiled(network, "fp32")
+    engine = packed.engine(seen, 6)
+    assert list(engine.memory[0].shape[:2]) == [network.config.num_layers, 3]
+    together = run(engine, codes)
+    for row in range(5):
+        alone = run(packed.engine(seen[row : row + 1], 6), codes[row : row + 1])
+        assert torch.equal(alone[0], together[row])
+
+
 @all_precisions
 def test_prefilling_is_the_same_as_stepping(precision: Precision) -> None:
     network = make_network(**SIZES)

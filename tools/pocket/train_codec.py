@@ -7,9 +7,9 @@ by exponential moving averages (van den Oord et al. 2017), dead codes being revi
 runs go on from their last checkpoint; the result is written to `<run-dir>/codec` in the transformers
 format.
 
-    python tools/pocket/train_codec.py --run-dir runs/pocket_decoder --decoder-of gvmgen/pocket/codec --steps 12000
+    python tools/pocket/train_codec.py --run-dir runs/pocket_decoder --decoder-of gvmgen/pocket/codec
 
-trains the decoder of a codec alone: its codes stay what they are, and so does every network that composes them.
+trains the decoder of a codec alone: its codes stay what they are, and what composes them need not change.
 """
 
 from __future__ import annotations
