@@ -30,6 +30,7 @@ from gvmgen.fast.choice import Engines, choose_engines
 from gvmgen.finish.film import Original, write_film
 from gvmgen.finish.mastering import SOUND_SUFFIXES, Mastering, write_sound
 from gvmgen.finish.sound import Sound
+from gvmgen.machine import check_device
 from gvmgen.model import GVMGen
 from gvmgen.part import part_duration
 from gvmgen.resuming import Unkept, file_digest
@@ -139,6 +140,7 @@ class Composer:
         """
         folder = find_model(model, Path(runs), preset)
         device = device or best_device()
+        check_device(device)
         network, info = load_model(folder, device)
         if preset is not None and info.preset != preset:
             raise ValueError(

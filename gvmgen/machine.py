@@ -27,6 +27,21 @@ def _timed_product(matrix: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
+def check_device(name: str) -> None:
+    """Raise ValueError where this machine has no device of that name (cpu, cuda, cuda:1 …)."""
+    here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if name in here:
+        return
+    try:
+        torch.empty(0, device=name)  # whatever else PyTorch may know, such as mps
+    except (
+        RuntimeError,
+        NotImplementedError,
+        AssertionError,
+    ) as error:  # the last: no CUDA in it
+        raise ValueError(f"device {name}: not on this machine, which has {', '.join(here)}") from error
+
+
 def keep_freed_memory() -> None:
     """Have what this process frees stay with it, for long work on a CPU in large tensors.
 

@@ -24,6 +24,7 @@ from gvmgen.encoders.fingerprint import encoder_fingerprint
 from gvmgen.encoders.media import read_frames, read_waveform
 from gvmgen.encoders.presets import encoder_config
 from gvmgen.encoders.video import VideoEncoder
+from gvmgen.machine import check_device
 from pipeline.cache import FeatureCache
 from pipeline.code_cache import CodeCache
 from pipeline.failures import SegmentError, is_out_of_memory, stage
@@ -54,6 +55,7 @@ class Encoders:
         precision: of CLIP; None, bfloat16 on a GPU and float32 on a CPU. EnCodec is float32 everywhere.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        check_device(device)
         config = encoder_config(preset)
         dtype = None if precision is None else DTYPES[precision]
         video = VideoEncoder.load(config, device=device, dtype=dtype)

@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from gvmgen.machine import check_device
 
 FAULTS = """
 import resource, sys, torch
@@ -31,3 +34,10 @@ def test_memory_that_is_freed_and_asked_for_again_costs_no_page_faults_where_it_
         return int(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
 
     assert faults("kept") < 100 < faults("returned")
+
+
+def test_a_device_that_is_not_there_is_refused_with_those_that_are() -> None:
+    check_device("cpu")
+    for name in ("foo", f"cuda:{torch.cuda.device_count()}"):
+        with pytest.raises(ValueError, match=f"device {name}: not on this machine, which has cpu"):
+            check_device(name)
