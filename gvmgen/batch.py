@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,24 +22,23 @@ if TYPE_CHECKING:
     from gvmgen.judge import Judge
 
 
-def score_all(composer: Composer, job: Job, work: Work, bar: StageBar) -> list[Outcome]:
+def score_all(composer: Composer, job: Job, work: Work, bar: StageBar) -> Iterator[Outcome]:
     """Score every video. In a folder, what exists is skipped and a bad video stops nothing else."""
     judge = find_judge(composer, job, bar.say) if job.takes > 1 else None
-    outcomes = []
     for video, output in work.pairs:
         if work.is_folder and output.exists():
-            outcomes.append(Outcome(video=video, output=output))
+            yield Outcome(video=video, output=output)
             continue
         try:
             if work.is_folder:
                 bar.say(str(video))
                 check_video(job, video, output)
-            outcomes.append(score_one(composer, job, video, output, bar, judge))
-        except ValueError as error:
+            outcome = score_one(composer, job, video, output, bar, judge)
+        except (ValueError, PermissionError) as error:
             if not work.is_folder:
                 raise
-            outcomes.append(Outcome(video=video, output=output, error=" ".join(str(error).split())))
-    return outcomes
+            outcome = Outcome(video=video, output=output, error=" ".join(str(error).split()))
+        yield outcome
 
 
 def find_judge(composer: Composer, job: Job, say: Say) -> Judge | None:

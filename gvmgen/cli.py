@@ -89,10 +89,15 @@ def train_command(
     ] = None,
     recompute: Annotated[
         bool | None,
-        _setting("recompute", "Forget activations and compute them again: less memory, a third slower."),
+        _setting(
+            "recompute",
+            "Forget activations and compute them again: less memory, a third slower.",
+            "--recompute/--no-recompute",
+        ),
     ] = None,
     compile: Annotated[
-        bool | None, _setting("compile", "Run the decoder's layers through torch.compile.")
+        bool | None,
+        _setting("compile", "Run the decoder's layers through torch.compile.", "--compile/--no-compile"),
     ] = None,
     on_corrupt: Annotated[
         str | None, _setting("on_corrupt", "At a damaged segment: stop, or substitute the next one.")

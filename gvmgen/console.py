@@ -33,6 +33,10 @@ def run(command: Callable[[], object], name: str) -> NoReturn:
         _stop(name, error, ExitCode.SYSTEM)
     except KeyboardInterrupt:
         _stop(name, "interrupted", ExitCode.INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code == ExitCode.INTERRUPTED:  # typer's own way of ending at ctrl-C says nothing
+            _stop(name, "interrupted", ExitCode.INTERRUPTED)
+        raise
 
 
 def _stop(name: str, error: object, code: ExitCode) -> NoReturn:

@@ -6,6 +6,7 @@ memory, R rows of an engine (2 B under guidance: the rows that see the video, th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,8 +40,10 @@ class SamplingConfig:
             raise ValueError(f"top_k is {self.top_k}; give 0 (all ids) or more")
         if not 0.0 <= self.top_p <= 1.0:
             raise ValueError(f"top_p is {self.top_p}; give 0 (all ids) … 1")
-        if self.temperature < 0:
+        if not 0.0 <= self.temperature < math.inf:
             raise ValueError(f"temperature is {self.temperature}; give 0 (greedy) or more")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance is {self.guidance}; give a number, 1 for none")
 
 
 class DecodingEngine(Protocol):

@@ -150,6 +150,8 @@ def find_musicgen(source: str | Path) -> Path:
     path = Path(source)
     if path.exists():
         return path
+    if path.parent.is_dir() and path.parent != Path():  # somewhere on this disk, such as a run's `best`
+        raise ValueError(f"{path}: no such folder. A run's own folder stands for its newest checkpoint")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

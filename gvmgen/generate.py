@@ -27,7 +27,7 @@ from gvmgen.encoders.presets import encoder_config
 from gvmgen.encoders.probe import probe
 from gvmgen.encoders.video import VideoEncoder
 from gvmgen.fast.choice import Engines, choose_engines
-from gvmgen.finish.film import Original, write_film
+from gvmgen.finish.film import Original, check_output, write_film
 from gvmgen.finish.mastering import SOUND_SUFFIXES, Mastering, write_sound
 from gvmgen.finish.sound import Sound
 from gvmgen.machine import check_device
@@ -84,8 +84,10 @@ class Music:
 
         mastering: ending, loudness, sample rate, stereo; by default faded out, at -14 LUFS.
         original: what becomes of the video's own sound in a film: drop, keep, or duck the music under speech.
+        Raises ValueError for the video itself as the path, and for kinds of files that are not known.
         """
         path, mastering = Path(path), mastering or Mastering()
+        check_output(path, self.video, original)
         if path.suffix.lower() in SOUND_SUFFIXES:
             write_sound(self.sound, path, mastering, self.tags)
         else:
@@ -260,6 +262,8 @@ class Composer:
         started = time.perf_counter()
         path, sampling = Path(video), sampling or self.sampling()
         duration_s = part_duration(path, start_s, duration_s)
+        if preview_s is not None and not preview_s > 0:
+            raise ValueError(f"a preview of {preview_s:g} s; give seconds above 0")
         heard_s = duration_s if preview_s is None else min(preview_s, duration_s)
         lead = no_lead(self.model) if continue_from is None else self._end_of(Path(continue_from))
         lead_s = lead.shape[1] // CODE_RATE

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -135,7 +137,8 @@ def generate_command(
     )
     work = find_work(video, output, suffix)
     check_work(job, work)
-    with StageBar() as bar:
+    outcomes: list[Outcome] = []
+    with StageBar() as bar, told_if_cut_short(outcomes, as_json):
         bar("loading", 0, 1)  # the imports take seconds; what else does is begun beside them
         if device != "cuda":
             build.begin()
@@ -156,12 +159,24 @@ def generate_command(
         bar("loading", 1, 1)
         for warning in composer.warnings():
             bar.say(warning)
-        outcomes = score_all(composer, job, work, bar)
+        for outcome in score_all(composer, job, work, bar):
+            outcomes.append(outcome)
     report(outcomes, as_json)
+    if any(outcome.error for outcome in outcomes):
+        raise SystemExit(ExitCode.FAILED)
+
+
+@contextmanager
+def told_if_cut_short(outcomes: list[Outcome], as_json: bool) -> Iterator[None]:
+    """What came of the videos before an end in between (a full disk, ctrl-C) is printed all the same."""
+    try:
+        yield
+    except BaseException:
+        if outcomes:
+            report(outcomes, as_json)
+        raise
 
 
 def report(outcomes: list[Outcome], as_json: bool) -> None:
-    """Print what came of each video; exits with FAILED where some of them failed."""
+    """Print what came of each video."""
     print("\n".join(map(json_line, outcomes)) if as_json else table(outcomes))
-    if any(outcome.error for outcome in outcomes):
-        raise SystemExit(ExitCode.FAILED)

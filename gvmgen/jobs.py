@@ -57,7 +57,7 @@ class Job:
             raise ValueError("--to and --duration both say where the music ends; give one of them")
         if self.stop_s is not None and self.stop_s <= self.start_s:
             raise ValueError(f"--to {self.stop_s:g} does not lie after --from {self.start_s:g}")
-        if self.preview_s is not None and self.preview_s <= 0:
+        if self.preview_s is not None and not self.preview_s > 0:
             raise ValueError(f"--preview {self.preview_s:g}; give seconds above 0")
         if self.continue_from is not None and not Path(self.continue_from).is_file():
             raise ValueError(f"--continue-from {self.continue_from}: no such file")
@@ -118,35 +118,40 @@ def seconds(flag: str, text: str) -> float:
 def find_work(video: Path, output: Path, suffix: str) -> Work:
     """The video and its output, or every video of a folder and a file of that suffix in the output folder.
 
-    Raises ValueError for a folder without videos, and where two videos would have one output.
+    Raises ValueError for a folder without videos, and where an output would be another's, or a video.
     """
     if not video.is_dir():
         return Work([(video, output)], is_folder=False)
-    videos = sorted(path for path in video.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+    videos = sorted(path for path in video.iterdir() if _is_video(path))
     if not videos:
         raise ValueError(f"{video}: no videos here; known: {', '.join(sorted(VIDEO_SUFFIXES))}")
     if output.is_file():
         raise ValueError(f"-o {output}: is a file; {video} is a folder, so name a folder")
     suffix = suffix if suffix.startswith(".") else f".{suffix}"
+    own_names = {path.name for path in videos} if output.is_dir() and output.samefile(video) else set()
     work: dict[Path, Path] = {}
     for path in videos:
         out = output / (path.stem + suffix)
         if out in work:
             raise ValueError(f"{path.name} and {work[out].name} would both become {out}; rename one")
+        if out.name in own_names:
+            raise ValueError(f"-o {output}: is the videos' own folder, and {out.name} is one; name another")
         work[out] = path
     output.mkdir(parents=True, exist_ok=True)
     return Work([(path, out) for out, path in work.items()], is_folder=True)
 
 
+def _is_video(path: Path) -> bool:
+    """By its name; hidden files, as macOS leaves them beside each video, are none."""
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
 def check_work(job: Job, work: Work) -> None:
     """Find what would fail at the end before the work begins. Of a folder, only what is wrong for all."""
-    from gvmgen.finish.film import FILM_SUFFIXES
-    from gvmgen.finish.mastering import SOUND_SUFFIXES
+    from gvmgen.finish.film import check_output
 
     video, output = work.pairs[0]
-    known = (*SOUND_SUFFIXES, *FILM_SUFFIXES)
-    if output.suffix.lower() not in known:
-        raise ValueError(f"-o {output}: unknown kind of file; known: {', '.join(known)}")
+    check_output(output, video, job.original)
     if not output.parent.is_dir():
         raise ValueError(f"-o {output}: no folder {output.parent}. Make it: mkdir -p {output.parent}")
     if not os.access(output.parent, os.W_OK):
@@ -169,14 +174,11 @@ def check_finish(job: Job, output: Path) -> None:
 
 def check_video(job: Job, video: Path, output: Path) -> None:
     """Raise ValueError where this video cannot be scored into this output."""
-    from gvmgen.finish.film import FILM_SUFFIXES, check_film
+    from gvmgen.finish.film import FILM_SUFFIXES, check_film, check_output
     from gvmgen.part import part_duration
 
+    check_output(output, video, job.original)
     part_duration(video, job.start_s, job.length_s)
-    if output.is_dir():
-        raise ValueError(f"-o {output}: is a folder; name a file")
-    if output.exists() and output.samefile(video):
-        raise ValueError(f"-o {output}: is the video itself; name another file")
     if output.suffix.lower() in FILM_SUFFIXES:
         check_film(video, output, job.original)
 

@@ -33,7 +33,7 @@ def check_device(name: str) -> None:
     if name in here:
         return
     try:
-        torch.empty(0, device=name)  # whatever else PyTorch may know, such as mps
+        torch.empty(1, device=name).item()  # whatever else PyTorch may know, such as mps
     except (
         RuntimeError,
         NotImplementedError,

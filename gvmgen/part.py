@@ -6,6 +6,8 @@ from pathlib import Path
 
 from gvmgen.encoders.probe import probe
 
+_ROUNDING_S = 1e-6  # 8.3 s and 6.7 s more are 15 s
+
 
 def part_duration(video: Path, start_s: float, wanted_s: float | None) -> float:
     """How many seconds are to be scored from `start_s` on: the wanted ones, or all to the video's end.
@@ -17,9 +19,10 @@ def part_duration(video: Path, start_s: float, wanted_s: float | None) -> float:
         raise ValueError(f"{video}: cannot start at {start_s:g} s, it lasts {available_s:.2f} s")
     if wanted_s is None:
         return available_s - start_s
-    if not 0 < wanted_s <= available_s - start_s:
+    left_s = available_s - start_s
+    if not 0 < wanted_s <= left_s + _ROUNDING_S:
         raise ValueError(
             f"{video}: has no {wanted_s:g} s from {start_s:g} s on, it lasts {available_s:.2f} s; "
-            "give a duration above 0 and up to its end"
+            "end above 0 s and up to its end"
         )
-    return wanted_s
+    return min(wanted_s, left_s)

@@ -48,17 +48,26 @@ class RunFolder:
         for leftover in self.checkpoints.glob(".*.tmp"):
             shutil.rmtree(leftover)
 
+    def refuse_other(self, settings: Mapping[str, Any]) -> None:
+        """Raise ValueError with the differences from what the run was made of so far."""
+        if not self._settings.exists() or not self.latest():
+            return
+        differences = fingerprint_differences(_recorded(self._settings), _plain(settings))
+        if differences:
+            raise ValueError(
+                f"{self.path} was made with other settings: {'; '.join(differences)}. "
+                "Start another run with --run NAME, or go on with the new settings: --accept-changes"
+            )
+
     def settle(self, settings: Mapping[str, Any], accept_changes: bool) -> None:
-        """Record what the run is made of. Raises ValueError with the differences from what it was made of."""
-        file = self.path / "config.json"
-        if file.exists() and self.latest() and not accept_changes:
-            differences = fingerprint_differences(_recorded(file), _plain(settings))
-            if differences:
-                raise ValueError(
-                    f"{self.path} was made with other settings: {'; '.join(differences)}. "
-                    "Start another run with --run NAME, or go on with the new settings: --accept-changes"
-                )
-        write_text(file, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        """Record what the run is made of. Raises ValueError where it was made of something else."""
+        if not accept_changes:
+            self.refuse_other(settings)
+        write_text(self._settings, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+    @property
+    def _settings(self) -> Path:
+        return self.path / "config.json"
 
     def latest(self) -> Path | None:
         """The checkpoint of the highest step."""

@@ -61,6 +61,8 @@ def train(config: TrainConfig, *, accept_changes: bool = False, dry_run: bool = 
     check_data(train_set, config)
     accelerator = make_accelerator(config)
     folder = RunFolder(config.run_folder)
+    if accelerator.is_main_process and dry_run and not accept_changes:
+        folder.refuse_other(identity(train_set, config))
     if accelerator.is_main_process and not dry_run:
         folder.claim()
         folder.settle(identity(train_set, config), accept_changes)
@@ -409,9 +411,10 @@ class Trainer:
 
     def rehearse(self) -> None:
         """One step whose result is thrown away: do data, settings and memory suffice?"""
+        summary = self.summary()
         report = self.training_step(iter(self.loader))
         self.accelerator.print(
-            f"{self.summary()}\n"
+            f"{summary}\n"
             f"One step took {report.seconds:.1f} s and {peak_memory(self.accelerator.device) / 1e9:.1f} GB, "
             f"loss {report.loss:.3f}; nothing was written"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -105,6 +106,8 @@ def crawl_manifest(
     from pipeline.download import Access, Limits
     from pipeline.filtering import decide_again
 
+    if not (0 < max_gb < math.inf and max_hours > 0):
+        raise ValueError(f"--max-gb {max_gb:g}, --max-hours {max_hours:g}: give numbers above 0")
     config = CrawlConfig(
         segment_s=segment_s,
         stride_s=stride_s,

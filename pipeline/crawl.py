@@ -124,6 +124,9 @@ def _write(book: SourceBook, out: Path, config: CrawlConfig, result: Crawl) -> N
     if thresholds_in_force(out):
         segments = (replace(segment, dropped=UNDECIDED) for segment in segments)
     first = list(islice(segments, 1))
+    if not first and out.exists():
+        reason = next(row["message"] for row in book.left_out())
+        raise ValueError(f"none of {result.num_files} files gives a segment: {reason}; {out} stays as it was")
     if first:
         write_manifest(out, chain(first, segments))
     write_rows(left_out_path(out), book.left_out())

@@ -16,11 +16,17 @@ from pipeline.encode import Progress
 from pipeline.engines import Engine, LocalEngine
 from pipeline.failures import FATAL_ERRNO
 from pipeline.feature_scales import calibrate, feature_codec, refuse_other_clip
-from pipeline.folder import DataFolder, choose, planned_frames, ranges
+from pipeline.folder import DataFolder, planned_frames, ranges
 from pipeline.manifest import Segment
 from pipeline.plan import ShardPlan
 from pipeline.publish import discard
-from pipeline.selection import EncodeConfig, settled, split_complete
+from pipeline.selection import (
+    EncodeConfig,
+    chosen_shards,
+    refuse_other_settings,
+    settled,
+    split_complete,
+)
 from pipeline.tidy import Tidier
 from shards.feature_codec import with_codec
 from shards.record import ShardRecord
@@ -79,7 +85,8 @@ def encode(data: DataFolder, config: EncodeConfig) -> Report:
     started = time.monotonic()
     with data.read_segments() as rows:
         plan = data.freeze_plan(rows.in_order(), config.shards if config.force else "")
-        chosen = choose(plan, config.shards)
+        chosen = chosen_shards(plan, data, config)
+        refuse_other_settings(chosen, data, config)
         config = settled(data, config)
         devices = own_devices(config.device)
         calibrate(data, rows, config.on(devices[0]))

@@ -45,9 +45,9 @@ class EncodeConfig:
     def __post_init__(self) -> None:
         encoder_config(self.preset)  # what nobody knows is refused before any work
         choose({}, self.shards)
-        if self.cache_gb is not None and (self.cache == "off" or self.cache_gb <= 0):
+        if self.cache_gb is not None and (self.cache == "off" or not self.cache_gb > 0):
             raise ValueError("--cache-gb is room above 0 for a cache; --cache off has none")
-        if self.deadline_s <= 0:
+        if not self.deadline_s > 0:
             raise ValueError(f"--deadline-s is {self.deadline_s:g}; it must be above 0")
         if self.engine != "ray" and (self.task_cpus, self.task_gpus) != (None, None):
             raise ValueError("--task-cpus and --task-gpus are for --engine ray")
@@ -55,6 +55,16 @@ class EncodeConfig:
     def on(self, device: str) -> Self:
         """The same, on this device."""
         return replace(self, device=device)
+
+
+def chosen_shards(plan: Plan, data: DataFolder, config: EncodeConfig) -> Plan:
+    """The planned shards that the config names. Raises ValueError where that is nothing to work on."""
+    if not plan:
+        raise ValueError(f"{data.manifest}: every row is dropped, nothing is planned. See: gvm-prep filter")
+    chosen = choose(plan, config.shards)
+    if not chosen and "/" not in config.shards:  # a share of few shards may be empty
+        raise ValueError(f"--shards {config.shards}: none is planned; planned are {min(plan)} … {max(plan)}")
+    return chosen
 
 
 def settled(data: DataFolder, config: EncodeConfig) -> EncodeConfig:
@@ -105,6 +115,24 @@ def refuse_other(record: ShardRecord, shard: ShardPlan, data: DataFolder, finger
         )
 
 
+def refuse_other_settings(plan: Plan, data: DataFolder, config: EncodeConfig) -> None:
+    """Raise ShardError where complete shards were made with another precision or codec than is asked for."""
+    record = None if config.force else next(filter(None, data.records(plan)), None)
+    if record is None:
+        return
+    tar, dtype = tar_path(data.shards, record.shard), record.fingerprint.get("video", {}).get("dtype", "")
+    codec = "fp16" if record.feature_codec is None else "int8"
+    for flag, asked, found in (
+        ("--precision", config.precision, PRECISIONS.get(dtype)),
+        ("--feature-codec", config.feature_codec, codec),
+    ):
+        if asked is not None and found not in (None, asked):
+            raise ShardError(
+                f"{tar}: complete, and made with {flag} {found}, not {asked}. "
+                "Leave the flag out, or make all of them again: --force"
+            )
+
+
 def differences(record: ShardRecord, shard: ShardPlan, fingerprint: Fingerprint) -> list[str]:
     """In what a complete shard is not what this plan and these encoders make."""
     found = {"plan_hash": record.plan_hash, "encoders": record.fingerprint}
@@ -127,7 +155,8 @@ def foresee(data: DataFolder, config: EncodeConfig) -> str:
     """What a run would do; writes nothing and loads no encoder. Of several devices, the time is one's."""
     with data.read_segments() as rows:
         plan = data.foresee_plan(rows.in_order(), config.shards if config.force else "")
-    chosen = choose(plan, config.shards)
+    chosen = chosen_shards(plan, data, config)
+    refuse_other_settings(chosen, data, config)
     todo, complete = split_complete(chosen, data, None, config)
     size = num_bytes(
         todo, feature_dim(complete, config.preset), settled(data, config).feature_codec == "int8"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +52,7 @@ class Status:
         lines = [
             f"  failed      {len(self.failures)} segments ({told}); to try them again: encode --retry all"
         ]
-        reasons = Counter((row["stage"], _shortened(row["message"])) for row in self.failures)
+        reasons = Counter((row["stage"], _shortened(row)) for row in self.failures)
         return lines + [f"    {count} x {stage}: {text}" for (stage, text), count in reasons.most_common(5)]
 
 
@@ -89,7 +90,10 @@ def _stale(record: ShardRecord, shard: ShardPlan, first: ShardRecord, data: Data
     return [f"{tar_path(data.shards, shard.shard)}: {'; '.join(found)}"] if found else []
 
 
-def _shortened(message: str) -> str:
-    """A message without the path it starts with, and in one line: so that equal reasons count together."""
+def _shortened(failure: Mapping[str, Any]) -> str:
+    """Its message without the path it starts with, and in one line: so that equal reasons count together."""
+    message = failure["message"]
+    if failure["kind"] == "bug":  # a traceback, whose last line tells
+        message = message.strip().splitlines()[-1]
     path, colon, reason = message.partition(": ")
     return " ".join((reason if colon and "/" in path else message).split())[:120]

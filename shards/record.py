@@ -97,15 +97,13 @@ class ShardRecord:
             stated = body.pop("record_sha256")
             intact = stated == _sha256(canonical_json(body))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ShardError(f"{path}: not a commit record ({error}). {remedy(path)}") from error
+            raise ShardError(f"{path}: not a commit record ({error}). {_REPAIR}") from error
         if not intact:
-            raise ShardError(
-                f"{path}: the commit record is damaged: its own checksum differs. {remedy(path)}"
-            )
+            raise ShardError(f"{path}: the commit record is damaged: its own checksum differs. {_REPAIR}")
         if body["spec_version"] != SPEC_VERSION:
             raise ShardError(
                 f"{path}: written to spec {body['spec_version']}, this program reads spec {SPEC_VERSION}. "
-                f"{remedy(path)}"
+                f"{_REPAIR}"
             )
         samples = tuple(SampleRecord.from_json(sample) for sample in body.pop("samples"))
         if "feature_codec" in body:
@@ -131,6 +129,9 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()
+
+
+_REPAIR = "Run: gvm-prep repair"  # what needs the record, `encode --force` too, stops at it
 
 
 def remedy(path: Path | RemotePath) -> str:

@@ -19,6 +19,7 @@ import typer
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from gvmgen.console import run
 from gvmgen.encoders.audio import AudioCodec
 from gvmgen.encoders.media import write_waveform
 from gvmgen.encoders.presets import encoder_config
@@ -71,4 +72,4 @@ def spectrogram(waveform: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(lambda: typer.run(main), "hear_samples.py")

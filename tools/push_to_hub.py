@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from gvmgen.checkpoint import read_config
+from gvmgen.console import run
 from gvmgen.publish import model_card, push_to_hub
 from gvmgen.runs import find_model
 
@@ -23,6 +24,8 @@ def main(
     private: bool = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the card only.")] = False,
 ) -> None:
+    if repo_id.count("/") != 1:
+        raise ValueError(f"{repo_id}: give OWNER/NAME")
     folder = find_model(model, Path("runs"), None)
     typer.echo(model_card(folder, repo_id, *read_config(folder)))
     if not dry_run:
@@ -30,4 +33,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(lambda: typer.run(main), "push_to_hub.py")

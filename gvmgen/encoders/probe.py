@@ -47,7 +47,7 @@ def probe(path: Path | str, needs_picture: bool = True) -> MediaInfo:
             raise MediaError(f"{path}: has no picture stream; give a video")
         if video is None and audio is None:
             raise MediaError(f"{path}: has neither picture nor sound")
-        spans = _stream_spans(container, [s for s in (video, audio) if s is not None])
+        spans = _stream_spans(container, [s for s in (video, audio) if s is not None], path)
         info: dict[str, Any] = {"duration_s": max(end for _, end in spans.values())}
         if audio is not None:
             info["channels"] = audio.channels
@@ -110,7 +110,7 @@ def _has_h264_packets(container: Any, video: Any) -> bool:
     return bytes(video.codec_context.extradata or b"")[:1] == b"\x01"
 
 
-def _stream_spans(container: Any, streams: list[Any]) -> dict[int, tuple[float, float]]:
+def _stream_spans(container: Any, streams: list[Any], path: Path) -> dict[int, tuple[float, float]]:
     """Start and end in seconds of each stream, by its index."""
     zero = Fraction(container.start_time or 0, av.time_base)
     spans = {}
@@ -124,7 +124,13 @@ def _stream_spans(container: Any, streams: list[Any]) -> dict[int, tuple[float, 
         elif container.duration is not None:
             end = zero + Fraction(container.duration, av.time_base)
         else:
-            return _spans_by_packets(container, streams, zero)
+            try:
+                return _spans_by_packets(container, streams, zero)
+            except (
+                av.error.FFmpegError,
+                OSError,
+            ) as error:  # a seek in a file without index is "not permitted"
+                raise MediaError(f"{path}: cannot be read to its end; is the file damaged?") from error
         spans[stream.index] = (float(start - zero), float(end - zero))
     return spans
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -214,6 +215,8 @@ def score_command(
         workers=workers,
     )
     print(f"{out / 'report.html'}: {len(scores.systems)} systems, {len(scores.videos)} videos")
+    for file, reason in scores.failures.items():
+        print(f"left out: {file}: {reason}", file=sys.stderr)
     if scores.failures:
         raise typer.Exit(ExitCode.FAILED)
 

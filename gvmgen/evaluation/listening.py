@@ -70,8 +70,10 @@ def make_test(
         "films": films,
         "media": dict(sorted(media.items())),  # the order of the systems must not show
     }
-    out.write_text(page(test), encoding="utf-8")
     key_path = key_of(out)
+    if key_path.exists() and json.loads(key_path.read_text(encoding="utf-8")).get("test") != test["id"]:
+        raise ValueError(f"{key_path}: is the key to another test, whose answers need it; give another --out")
+    out.write_text(page(test), encoding="utf-8")
     key_path.write_text(
         json.dumps({"kind": KEY_KIND, "test": test["id"], "trials": key}, indent=2, ensure_ascii=False)
         + "\n",

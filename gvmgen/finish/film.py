@@ -14,7 +14,17 @@ from typing import Any, Literal, get_args
 from gvmgen.encoders.probe import is_cover, open_media, picture_stream
 from gvmgen.encoders.process import PROTOCOLS, MediaError, local_file
 from gvmgen.finish.ffmpeg import encode, try_encode
-from gvmgen.finish.mastering import SILENCE_LUFS, Mastering, Mix, aac, leveled, measure, shaped
+from gvmgen.finish.mastering import (
+    SILENCE_LUFS,
+    SOUND_SUFFIXES,
+    Mastering,
+    Mix,
+    aac,
+    file_rate,
+    leveled,
+    measure,
+    shaped,
+)
 from gvmgen.finish.sound import Sound
 
 Original = Literal["drop", "keep", "duck"]
@@ -25,6 +35,8 @@ DUCK_LU = -3.0  # the same where the music makes room for speech by itself
 
 _FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 FILM_SUFFIXES = tuple(_FORMATS)
+KNOWN_SUFFIXES = (*SOUND_SUFFIXES, *FILM_SUFFIXES)
+_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}  # by channels
 _TEXT = {"subrip", "ass", "ssa", "mov_text", "webvtt", "text"}  # subtitles that are text, not pictures
 
 
@@ -57,7 +69,7 @@ def write_film(
     subtitles and chapters always. Raises MissingExtraError where `duck` needs a speech detector.
     """
     streams = read_streams(video)
-    mastering = replace(mastering, sample_rate=mastering.sample_rate or SAMPLE_RATE)
+    mastering = replace(mastering, sample_rate=file_rate(path, mastering, SAMPLE_RATE))
     inputs = _video_input(video)
     if original == "drop" or not streams.layouts:
         mix = _alone(inputs, music, mastering, start_s)
@@ -67,18 +79,30 @@ def write_film(
     encode(mix.inputs, mix.filters, _outputs(streams, path, original, tags), path)
 
 
+def check_output(path: Path, video: Path, original: Original) -> None:
+    """Raise ValueError where no music can be written there: over the video, or as no kind that is known."""
+    if path.suffix.lower() not in KNOWN_SUFFIXES:
+        raise ValueError(f"{path}: unknown kind of file; known: {', '.join(KNOWN_SUFFIXES)}")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name a file")
+    if path.exists() and video.exists() and path.samefile(video):
+        raise ValueError(f"{path}: is the video itself; name another file")
+    if original not in get_args(Original):
+        raise ValueError(f"original {original!r} is unknown; known: {', '.join(get_args(Original))}")
+
+
 def check_film(video: Path, path: Path, original: Original) -> None:
     """Raise MediaError where the film's kind of file cannot hold what the video holds.
 
     It writes the film's first moments: better to know before an hour of music is composed.
     """
-    if original not in get_args(Original):
-        raise ValueError(f"original {original!r} is unknown; known: {', '.join(get_args(Original))}")
+    check_output(path, video, original)
     streams = read_streams(video)
     for codec in streams.subtitles:
         if codec not in _TEXT and path.suffix.lower() != ".mkv":
             raise MediaError(f"{path}: {path.suffix} cannot hold {codec} subtitles; take .mkv")
-    inputs = [*_video_input(video), "-f", "lavfi", "-i", f"anullsrc=cl=mono:r={SAMPLE_RATE}"]
+    layout = streams.layouts[0] if original != "drop" and streams.layouts else "mono"
+    inputs = [*_video_input(video), "-f", "lavfi", "-i", f"anullsrc=cl={layout}:r={SAMPLE_RATE}"]
     outputs = [*_outputs(streams, path, original, {}), "-t", "0.2"]
     try:
         try_encode(inputs, "[1:a]anull", outputs, path)
@@ -98,13 +122,19 @@ def read_streams(video: Path) -> Streams:
         tracks = container.streams
         return Streams(
             video_codec=picture_stream(container).codec_context.name,
-            layouts=[sound.codec_context.layout.name for sound in tracks.audio],
+            layouts=[_layout(sound.codec_context) for sound in tracks.audio],
             num_channels=tracks.audio[0].codec_context.channels if tracks.audio else 0,
             sound_tags=dict(tracks.audio[0].metadata) if tracks.audio else {},
             subtitles=[subtitle.codec_context.name for subtitle in tracks.subtitles],
             has_cover=any(is_cover(stream) for stream in tracks.video),
             comment=next((text for key, text in container.metadata.items() if key.lower() == "comment"), ""),
         )
+
+
+def _layout(sound: Any) -> str:
+    """A track's channel layout; where the file only counts channels, ffmpeg's own for so many."""
+    name = str(sound.layout.name)
+    return _LAYOUTS.get(sound.channels, name) if name.endswith(" channels") else name
 
 
 def _video_input(video: Path) -> list[str]:

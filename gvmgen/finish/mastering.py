@@ -39,7 +39,12 @@ LOUDNESS = {  # LUFS that the platform plays at, in its own documentation
     "atsc": -24.0,  # broadcast in America, ATSC A/85
 }
 SAMPLE_RATES = (8000, 192_000)
-_FIXED_RATES = {".mp3": (32_000, 44_100, 48_000), ".opus": (48_000,)}
+_AAC_RATES = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000)
+_FIXED_RATES = {
+    ".mp3": (32_000, 44_100, 48_000),
+    ".opus": (48_000,),
+    **dict.fromkeys((".m4a", ".mp4", ".mov"), _AAC_RATES),
+}
 
 
 def aac(num_channels: int = 1) -> list[str]:
@@ -126,7 +131,7 @@ def file_rate(path: Path, mastering: Mastering, composed: int) -> int:
     if known is not None and mastering.sample_rate not in known:
         rates = ", ".join(map(str, known))
         raise ValueError(
-            f"{path}: {path.suffix} holds {rates} Hz, not {mastering.sample_rate}; take .wav or .flac"
+            f"{path}: {path.suffix} holds {rates} Hz, not {mastering.sample_rate}; take .wav, .flac or .mkv"
         )
     return mastering.sample_rate
 

@@ -7,6 +7,7 @@ N waveform samples.
 
 from __future__ import annotations
 
+import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -73,14 +74,22 @@ def _columns(label2id: dict[str, int], folder: Path) -> dict[str, list[int]]:
     return columns
 
 
-@lru_cache(maxsize=1)
-def _load(folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+_LOADING = threading.Lock()  # transformers' lazy imports bear one thread only
 
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    with _LOADING:
+        return _loaded(folder)
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: Path) -> tuple[Any, Any]:
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"{folder}: no tagger there; wants a folder in the transformers format, with config.json"
         )
+    from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+
     try:
         model = AutoModelForAudioClassification.from_pretrained(
             folder, local_files_only=True, use_safetensors=True

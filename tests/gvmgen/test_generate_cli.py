@@ -210,6 +210,74 @@ def test_a_folder_is_scored_past_a_bad_file_and_what_is_there_is_skipped(
     assert (out / "a.mp3").stat().st_mtime_ns == before
 
 
+class FailingComposer(ToneComposer):
+    """Meets an error at the second video."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def takes(self, video: Path, count: int, **wish: Any) -> list[Music]:
+        if video.name == "b.mp4":
+            raise self.error
+        return super().takes(video, count, **wish)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (PermissionError(13, "Permission denied", "b.mp4"), ExitCode.FAILED, ["music", "failed", "music"]),
+        (OSError(28, "No space left on device"), ExitCode.SYSTEM, ["music"]),
+        (KeyboardInterrupt(), ExitCode.INTERRUPTED, ["music"]),
+    ],
+)
+def test_a_folder_tells_what_came_of_its_videos_however_it_ends(
+    video: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: ExitCode,
+    told: list[str],
+) -> None:
+    monkeypatch.setattr(Composer, "load", lambda *_, **__: FailingComposer(error))
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for name in ("a.mp4", "b.mp4", "c.mp4", "._a.mp4"):  # the last as macOS leaves them
+        (videos / name).write_bytes(video.read_bytes())
+    assert generate(monkeypatch, videos, "-o", tmp_path / "out") == code
+    said = capsys.readouterr()
+    lines = [line for line in said.out.splitlines() if str(tmp_path) in line]
+    assert len(lines) == len(told)
+    assert all(word in line for word, line in zip(told, lines, strict=True))
+    assert code == ExitCode.FAILED or said.err.splitlines()[-1].startswith("gvm-gen: ")
+
+
+def test_a_folder_is_never_its_own_output(
+    video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [video.parent, "-o", video.parent, "--suffix", ".mp4"]
+    assert generate(monkeypatch, *arguments) == ExitCode.INPUT
+    assert f"is the videos' own folder, and {video.name} is one" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_part_may_end_where_the_video_does_though_sums_are_rounded(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = ["--from", "0.9", "--duration", "0.1"]
+    assert generate(monkeypatch, video, "-o", tmp_path / "out.wav", *part) == ExitCode.OK
+
+
+def test_music_is_never_written_over_its_video_nor_as_an_unknown_kind(video: Path, tmp_path: Path) -> None:
+    (music,) = ToneComposer().takes(video, 1, seed=0, start_s=0.0, duration_s=None, preview_s=None)
+    before = video.read_bytes()
+    for path, words in ((video, "is the video itself"), (tmp_path / "x.aac", "unknown kind of file")):
+        with pytest.raises(ValueError, match=words):
+            music.save(path)
+    assert video.read_bytes() == before
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.usefixtures("loaded")
 def test_takes_are_kept_with_scores_and_the_best_becomes_the_output(
     video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -227,6 +227,15 @@ def test_a_rehearsal_writes_nothing(data: Path, tmp_path: Path, capsys: pytest.C
     assert not list(tmp_path.iterdir())
 
 
+def test_a_rehearsal_refuses_what_the_run_would(
+    data: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match=r"made with other settings: train\.lr"):
+        train(tiny_config(data, finished, lr=5.0), dry_run=True)
+    train(tiny_config(data, finished, lr=5.0), dry_run=True, accept_changes=True)
+    assert "Resumes at" not in capsys.readouterr().out
+
+
 def test_a_warm_up_longer_than_the_run_is_pointed_out(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

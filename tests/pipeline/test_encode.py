@@ -113,6 +113,22 @@ def test_ranges_beyond_the_plan_are_skipped_quietly(data: DataFolder) -> None:
     assert len(list(data.shards.glob("*.tar"))) == 1
 
 
+def test_shards_of_which_none_is_planned_are_refused(data: DataFolder) -> None:
+    for look in (run, foresee):
+        with pytest.raises(ValueError, match=r"--shards 50-99: none is planned; planned are 0 … 2"):
+            look(data, replace(CONFIG, shards="50-99")) if look is foresee else run(data, shards="50-99")
+
+
+def test_a_dry_run_refuses_what_the_run_would(data: DataFolder) -> None:
+    run(data)
+    for changes in ({"precision": "bf16"}, {"feature_codec": "int8"}):
+        with pytest.raises(ShardError, match=r"complete, and made with --.*--force"):
+            foresee(data, replace(CONFIG, **changes))  # type: ignore[arg-type]
+        with pytest.raises(ShardError, match=r"complete, and made with --.*--force"):
+            run(data, **changes)
+    assert not data.feature_scales.exists()  # or the next shards would be int8, unasked
+
+
 def test_a_dry_run_writes_nothing(data: DataFolder) -> None:
     before = sorted(data.root.rglob("*"))
     text = foresee(data, CONFIG)
@@ -274,7 +290,7 @@ def test_batches_that_cross_segments_as_on_a_gpu_change_no_byte(
 
 def test_a_data_set_keeps_its_precision_without_a_flag(data: DataFolder) -> None:
     run(data, shards="0", precision="bf16")
-    with pytest.raises(ShardError, match=r"video\.dtype: found 'bfloat16', wanted 'float32'"):
+    with pytest.raises(ShardError, match="made with --precision bf16, not fp32"):
         run(data, precision="fp32")
     run(data)
     assert ShardSet.open(data.shards).fingerprint["video"]["dtype"] == "bfloat16"

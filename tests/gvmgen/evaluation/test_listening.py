@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -49,6 +50,19 @@ def test_the_page_is_blind_and_alone(listening: Path) -> None:
     key = json.loads(key_of(listening).read_text())
     assert Counter(trial["system"] for trial in key["trials"].values()) == dict.fromkeys(SYSTEMS, 2)
     assert all(code in text for code in key["trials"])
+
+
+def test_the_key_to_a_test_that_was_handed_out_is_never_overwritten(listening: Path) -> None:
+    before = key_of(listening).read_bytes()
+    systems = [(system, listening.parent / system) for system in SYSTEMS]
+    for seed in (0, 1):
+        make = partial(make_test, listening.parent / "videos", systems, listening, seconds=30, seed=seed)
+        if seed == 0:  # the same test
+            make(films_per_listener=8)
+        else:
+            with pytest.raises(ValueError, match=r"the key to another test.*another --out"):
+                make(films_per_listener=8)
+    assert key_of(listening).read_bytes() == before
 
 
 def test_midi_without_instruments_is_refused_before_any_work(listening: Path, tmp_path: Path) -> None:

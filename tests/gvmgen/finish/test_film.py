@@ -151,6 +151,22 @@ def test_a_mix_gets_the_wanted_loudness(full: Path, tmp_path: Path) -> None:
     assert measure(Mix(["-i", str(film)], "[0:a:0]anull", 48_000)).loudness == pytest.approx(-16, abs=0.4)
 
 
+@pytest.mark.parametrize("num_channels", [1, 2, 6])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_sound_whose_file_only_counts_its_channels_is_kept(
+    picture: Path, tmp_path: Path, num_channels: int, suffix: str
+) -> None:
+    own, film = tmp_path / "camera.mkv", tmp_path / f"film{suffix}"
+    sound = ["-f", "lavfi", "-i", "sine=frequency=660:duration=2"]
+    coders = ["-c:v", "copy", "-c:a", "pcm_s16le", "-ac", str(num_channels)]
+    made.run_ffmpeg(["-i", str(picture), *sound, *coders, str(own)])
+    check_film(own, film, "keep")
+    film_of(own, film, tone(2.0, pitch=440), "keep")
+    samples, rate = read_sound(film)
+    assert samples.shape[1] == num_channels
+    assert level_db(samples, rate, 660) > -60
+
+
 def test_a_video_without_sound_has_none_to_keep(picture: Path, tmp_path: Path) -> None:
     film = film_of(picture, tmp_path / "film.mp4", tone(2.0, pitch=440), "keep")
     samples, rate = read_sound(film)

@@ -119,9 +119,9 @@ def test_a_short_piece_is_not_all_fade(tmp_path: Path) -> None:
     assert last == pytest.approx(first, rel=0.01)
 
 
-@pytest.mark.parametrize(("suffix", "rate"), [(".opus", 44_100), (".mp3", 96_000)])
+@pytest.mark.parametrize(("suffix", "rate"), [(".opus", 44_100), (".mp3", 96_000), (".m4a", 50_000)])
 def test_a_sample_rate_that_the_file_cannot_hold_is_refused(suffix: str, rate: int, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds .*48000 Hz, not"):
+    with pytest.raises(ValueError, match=r"holds .*48000.* Hz, not"):
         write(tone(1.0), tmp_path / f"a{suffix}", Mastering(sample_rate=rate))
     assert not list(tmp_path.iterdir())
 
