@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from safetensors.torch import load, save
 from torch import Tensor
 
-from gvmgen.finish.ffmpeg import whole_file
+from gvmgen.finish.ffmpeg import forget_asides, whole_file
 from gvmgen.runs import LOCK, hold
 from shards.spec import fingerprint_differences
 
@@ -90,6 +90,7 @@ def kept_beside(output: Path, about: Mapping[str, Any], say: Say, *, fresh: bool
     kept = Kept(_place(output), say)
     with closing(_claim(kept.folder)):
         _settle(kept, about, fresh)
+        forget_asides(output)
         try:
             yield kept
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from collections.abc import Iterator
@@ -39,6 +40,12 @@ def last_words(inputs: list[str], filters: str) -> str:
     arguments = [*loud, *inputs, "-filter_complex", filters + "[out]", "-map", "[out]", "-f", "null", "-"]
     with FfmpegOutput(arguments, Path(inputs[-1]), _DEADLINE_S) as output:
         return output.complaints()
+
+
+def forget_asides(path: Path) -> None:
+    """Delete what killed runs left beside a file that nobody else is writing."""
+    for aside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        aside.unlink(missing_ok=True)
 
 
 @contextmanager

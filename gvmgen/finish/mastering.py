@@ -25,6 +25,7 @@ _HEADROOM_DB = 0.3  # going back from the limiter's to the file's sample rate li
 _OVERSAMPLING = 4  # BS.1770 measures true peaks at this
 _TOLERANCE_LU = 0.2
 _ROUNDS = 4  # limiting makes quieter; so often may gain and limit be corrected
+_LOUDEST = -10.0  # LUFS; beyond it peaks held at the ceiling leave most music a decibel or more short
 SILENCE_LUFS = -70.0  # the gate of BS.1770: nothing below it is measured
 _FADE_S, _FADE_SHARE = 4.0, 0.25  # a fade's length; at most this share of the piece
 _CLICK_S = 0.01  # even a cut ends in so short a ramp, or the last sample clicks
@@ -74,8 +75,10 @@ class Mastering:
     def __post_init__(self) -> None:
         if self.ending not in get_args(Ending):
             raise ValueError(f"ending {self.ending!r} is unknown; known: {', '.join(get_args(Ending))}")
-        if self.loudness is not None and not -60.0 <= self.loudness <= -5.0:
-            raise ValueError(f"loudness {self.loudness:g} LUFS cannot be reached well; give -60 … -5, or off")
+        if self.loudness is not None and not -60.0 <= self.loudness <= _LOUDEST:
+            raise ValueError(
+                f"loudness {self.loudness:g} LUFS cannot be reached well; give -60 … {_LOUDEST:g}, or off"
+            )
         lowest, highest = SAMPLE_RATES
         if self.sample_rate is not None and not lowest <= self.sample_rate <= highest:
             raise ValueError(f"sample rate {self.sample_rate} Hz; give {lowest} … {highest}")

@@ -68,6 +68,7 @@ def left_by_a_kill(output: Path) -> None:
 def test_what_is_done_is_not_made_again_and_goes_at_the_end(tmp_path: Path) -> None:
     output, said, made_now = tmp_path / "out.wav", Said(), list[str]()
     left_by_a_kill(output)
+    (tmp_path / ".out.wav.4711.tmp").touch()  # a kill while it was finished
     with kept_beside(output, ABOUT, said) as kept:
         found = [counted(kept, f"part_{number}", number / 3, made_now) for number in range(4)]
     assert made_now == ["part_3"]

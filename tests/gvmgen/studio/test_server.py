@@ -163,7 +163,7 @@ def test_too_big_and_too_long_is_refused(studio: StudioProcess, tmp_path: Path) 
         ({"to": "9"}, "two shots.mp4: cannot end at 9 s, it lasts 3.0"),
         ({"ending": "bang"}, "known: fade, cut"),
         ({"loudness": "loud"}, "loudness 'loud'"),
-        ({"loudness": "0"}, "give -60 … -5"),
+        ({"loudness": "0"}, "give -60 … -10"),
         ({"original": "sing"}, "known: drop, keep, duck"),
         ({"output": "/etc/passwd"}, "settings are a JSON object of takes"),
     ],
