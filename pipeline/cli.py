@@ -135,7 +135,10 @@ def filter_segments(
     ] = "all",
     keep: Annotated[
         str | None,
-        typer.Option(help="'music > 0.8 and speech < 0.2 and text < 0.1'", show_default="a person's choice"),
+        typer.Option(
+            help="'music > 0.8 and speech < 0.2 and text < 0.1'; default: what was chosen for you.",
+            show_default="as the last time, else default",
+        ),
     ] = None,
     tagger: Annotated[
         Path | None, typer.Option(help="Folder of an AudioSet tagger: scores music, singing, talking.")

@@ -56,6 +56,8 @@ class Crawl:
             lines.append(f"  {split:<24}{self.num_segments[split]:>8} segments  {hours:8.2f} h")
         if not self.num_segments["train"]:
             lines.append("  nothing to train on: try another --seed, or --test-share 0")
+        elif not self.num_segments["test"]:
+            lines.append("  nothing to validate on, so training will know no best: try another --seed")
         for reason, count in self.left_out.most_common():
             lines.append(f"  left out, {reason:<14}{count:>8}")
         if self.left_out:
@@ -98,9 +100,10 @@ def left_out_path(manifest: Path) -> Path:
 
 def _nothing_found(specs: Sequence[str | Path], book: SourceBook) -> str:
     problems = [row["message"] for row in book.left_out()]
-    first = problems[0] if problems else "they are empty"
     named = ", ".join(map(str, specs)) or SOURCES_NAME
-    return f"{named}: no video there; {len(problems)} problems, the first: {first}"
+    if not problems:
+        return f"{named}: no video there, and nothing else"
+    return f"{named}: no video there; {len(problems)} problems, the first: {problems[0]}"
 
 
 def _look(book: SourceBook, folder: Path) -> Crawl:

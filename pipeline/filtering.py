@@ -78,6 +78,8 @@ def filter_manifest(data: DataFolder, config: FilterConfig) -> str:
     if not data.manifest.is_file():
         raise FileNotFoundError(f"{data.manifest}: no manifest there. Run: gvm-prep crawl-manifest FOLDER")
     keep = config.keep or keep_in_force(data) or DEFAULT_KEEP
+    if keep == "default":
+        keep = DEFAULT_KEEP
     parse_keep(keep)  # before hours of measuring
     filters, missing = _chosen_filters(config)
     measured = score_all(data, filters, config.tagger, config.num_threads)
