@@ -160,7 +160,7 @@ def random_conditions(dim: int, num_takes: int = 1) -> Tensor:
 def filled_engine(packed: PackedDecoder, num_takes: int = 1) -> CompiledEngine:
     """An engine whose caches hold a piece, so that steps can be taken anywhere in it."""
     engine = packed.engine(random_conditions(packed.config.dim, num_takes), PIECE_FRAMES + 16)
-    for tensor in engine.kept:
+    for tensor in (*engine.past, *engine.memory):
         tensor.fill_(1)  # memory that was never written is not read from memory either
     return engine
 

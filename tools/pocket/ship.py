@@ -19,6 +19,7 @@ import torch
 from transformers import EncodecModel
 
 from gvmgen.checkpoint import load_model, save_model
+from gvmgen.encoders.audio import AudioCodec
 from gvmgen.encoders.presets import POCKET_DIR
 from gvmgen.evaluation.evaluator import load_evaluator, save_evaluator
 
@@ -38,7 +39,36 @@ def ship_clip(source: Path, package: Path) -> None:
 
 
 def ship_codec(source: Path, package: Path) -> None:
-    EncodecModel.from_pretrained(source, dtype=torch.float32).half().save_pretrained(package)
+    """Where only the decoder is another one, what was trained on the codes is told of it and goes on."""
+    former = read_codec(package) if package.exists() else None
+    read_codec(source).half().save_pretrained(package)
+    if former is None or not gives_same_codes(former, read_codec(package)):
+        return
+    before, after = (
+        AudioCodec(codec).fingerprint["weights_sha256"] for codec in (former, read_codec(package))
+    )
+    for name in ("model", "evaluator"):
+        config = package.with_name(name) / "config.json"
+        config.write_text(config.read_text().replace(before, after))
+
+
+def read_codec(folder: Path) -> EncodecModel:
+    return EncodecModel.from_pretrained(folder, dtype=torch.float32)
+
+
+def gives_same_codes(one: EncodecModel, other: EncodecModel) -> bool:
+    """Whether encoder and codebooks are the same; how the codebooks came about is no matter."""
+    weights = [
+        {
+            name: tensor
+            for name, tensor in codec.state_dict().items()
+            if name.startswith("encoder.") or name.endswith("codebook.embed")
+        }
+        for codec in (one, other)
+    ]
+    return weights[0].keys() == weights[1].keys() and all(
+        torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items()
+    )
 
 
 def ship_model(source: Path, package: Path) -> None:
