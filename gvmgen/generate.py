@@ -35,7 +35,7 @@ from gvmgen.model import GVMGen
 from gvmgen.part import part_duration
 from gvmgen.resuming import Unkept, file_digest
 from gvmgen.runs import find_model
-from gvmgen.windows import UNKEPT, Progress, compose, no_lead, planned, play, silent
+from gvmgen.windows import UNKEPT, Progress, carried_s, compose, no_lead, planned, play, silent
 from shards.spec import (
     CODE_RATE,
     FRAME_RATE,
@@ -188,6 +188,7 @@ class Composer:
             "encoders": self.encoders,
             "device": str(self.model.decoder.heads.weight.device),
             "decoded_in": self.engines.description,
+            "carried_s": carried_s(self.model.config.window_s),
             "program": f"gvmgen {version('gvmgen')}, torch {torch.__version__}",
         }
 

@@ -56,7 +56,7 @@ class Job:
         if self.stop_s is not None and self.duration_s is not None:
             raise ValueError("--to and --duration both say where the music ends; give one of them")
         if self.stop_s is not None and self.stop_s <= self.start_s:
-            raise ValueError(f"--to {self.stop_s:g} does not lie after --from {self.start_s:g}")
+            raise ValueError(f"the end, {self.stop_s:g} s, does not lie after the start, {self.start_s:g} s")
         if self.preview_s is not None and not self.preview_s > 0:
             raise ValueError(f"--preview {self.preview_s:g}; give seconds above 0")
         if self.continue_from is not None and not Path(self.continue_from).is_file():

@@ -117,7 +117,9 @@ def refuse_other(record: ShardRecord, shard: ShardPlan, data: DataFolder, finger
 
 def refuse_other_settings(plan: Plan, data: DataFolder, config: EncodeConfig) -> None:
     """Raise ShardError where complete shards were made with another precision or codec than is asked for."""
-    record = None if config.force else next(filter(None, data.records(plan)), None)
+    if config.force or (config.precision is None and config.feature_codec is None):
+        return
+    record = next(filter(None, data.records(plan)), None)
     if record is None:
         return
     tar, dtype = tar_path(data.shards, record.shard), record.fingerprint.get("video", {}).get("dtype", "")

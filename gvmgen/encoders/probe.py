@@ -126,10 +126,7 @@ def _stream_spans(container: Any, streams: list[Any], path: Path) -> dict[int, t
         else:
             try:
                 return _spans_by_packets(container, streams, zero)
-            except (
-                av.error.FFmpegError,
-                OSError,
-            ) as error:  # a seek in a file without index is "not permitted"
+            except (av.error.FFmpegError, OSError) as error:  # a seek without an index is "not permitted"
                 raise MediaError(f"{path}: cannot be read to its end; is the file damaged?") from error
         spans[stream.index] = (float(start - zero), float(end - zero))
     return spans

@@ -157,7 +157,7 @@ def test_too_big_and_too_long_is_refused(studio: StudioProcess, tmp_path: Path) 
         ({"takes": 9}, "takes 9: give a whole number from 1 to 8"),
         ({"takes": "4"}, "takes '4': give a whole number"),
         ({"seed": -1}, "seed -1: give a whole number"),
-        ({"from": "0:02", "to": "1"}, "1 does not lie after --from 2"),
+        ({"from": "0:02", "to": "1"}, "1 s, does not lie after the start, 2 s"),
         ({"from": "one"}, "from one: give seconds, or minutes:seconds"),
         ({"from": "9"}, "two shots.mp4: cannot start at 9 s, it lasts 3.0"),
         ({"to": "9"}, "two shots.mp4: cannot end at 9 s, it lasts 3.0"),
