@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +34,13 @@ def distance(takes: list[Music], before: np.ndarray) -> float:
 
 def test_music_goes_on_in_the_key_of_the_music_before(tmp_path: Path) -> None:
     composer = Composer.load(str(MODEL_IN_THE_BOX), device="cpu")
-    own, path = composer.score(EXAMPLE, seed=20, duration_s=6), tmp_path / "before.wav"
-    free = composer.takes(EXAMPLE, 4, duration_s=6)
+    path = tmp_path / "before.wav"
+    free = composer.takes(EXAMPLE, 8, duration_s=6)
     distances = []
-    for n_steps in SEMITONES:
+    for own, n_steps in product(composer.takes(EXAMPLE, 4, seed=20, duration_s=6), SEMITONES):
         before = librosa.effects.pitch_shift(own.waveform, sr=SAMPLE_RATE, n_steps=n_steps)
         write_waveform(path, before)
         going_on = composer.takes(EXAMPLE, 4, duration_s=6, continue_from=path)
         distances.append((distance(going_on, before), distance(free, before)))
-    near, far = np.mean(distances, axis=0)
-    assert near < 0.8 * far
+    near, far = np.mean(distances, axis=0)  # of one piece the ratio is anything from 0.6 to 0.95
+    assert near < 0.85 * far
