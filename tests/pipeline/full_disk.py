@@ -30,7 +30,8 @@ def main(source: Path, disk: Path, cache: str) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE_MB}m", "none", str(disk)], check=True)
     data = DataFolder(shutil.copytree(source, disk / "data"))
     filler = disk / "of-somebody-else"
-    threading.Thread(target=fill_soon, args=(disk, filler), daemon=True).start()
+    filling = threading.Thread(target=fill_soon, args=(disk, filler), daemon=True)
+    filling.start()
     torch.set_num_threads(1)  # tests share the machine's cores
     config = EncodeConfig(preset="pocket", device="cpu", cache=cache)  # type: ignore[arg-type]
     try:
@@ -45,6 +46,7 @@ def main(source: Path, disk: Path, cache: str) -> None:
     ]
     if leftovers or problems:
         sys.exit(f"left behind: {leftovers}, broken: {problems}")
+    filling.join()  # it may be writing still: a file removed while it is open keeps its room
     filler.unlink()
     encode(data, config)
     shutil.copytree(data.shards, source / "shards")
