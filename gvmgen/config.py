@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self, get_origin, get_type_hints
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from shards.spec import CODE_RATE, CODEBOOK_SIZE, FRAME_RATE, NUM_CODEBOOKS
 
@@ -84,17 +86,23 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(f"unknown model settings {unknown}; known: {sorted(known)}")
+        _check_known("model", values, {f.name for f in fields(cls)})
         for name, value in values.items():
             wanted = type(getattr(_SMALL, name))
             if type(value) is not wanted and (type(value), wanted) != (int, float):
-                raise ValueError(f"model setting {name} is {value!r}, no {wanted.__name__}")
+                raise ValueError(f"model setting {name} is {value!r}; it must be {_IN_WORDS[wanted]}")
         return cls(**values)
 
 
+def _check_known(what: str, values: Iterable[str], known: set[str]) -> None:
+    """Raise ValueError for names that no setting has, with the nearest that there is."""
+    for name in sorted(set(values) - known):
+        near = get_close_matches(name, known, n=1)
+        meant = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+        raise ValueError(f"unknown {what} setting {name}; {meant}")
+
+
+_IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a table"}
 _SMALL = ModelConfig()
 MODEL_PRESETS: dict[str, ModelConfig] = {
     # A demonstration for a laptop; its trained weights ship in the package.
@@ -179,6 +187,8 @@ class TrainConfig:
         for name in ("warmup_steps", "eval_every", "samples_every", "weight_decay", "max_grad_norm", "lora"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.run is not None and Path(self.run).name != self.run:
+            raise ValueError(f"run {self.run!r} is no name of a folder; say with runs where it lies")
         model_config(self.preset)  # raises where it is unknown
         if self.crop_s is not None and (self.crop_s < 1 or self.crop_s != int(self.crop_s)):
             raise ValueError(f"crop_s is {self.crop_s}; it must be a whole number of seconds")
@@ -224,13 +234,14 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(f"unknown training settings {unknown}; known: {sorted(known)}")
+        _check_known("training", values, {f.name for f in fields(cls)})
         for name, wanted in get_type_hints(cls).items():
-            accepted = dict if get_origin(wanted) is dict else wanted
-            accepted = accepted | int if isinstance(0.0, accepted) else accepted  # 1 is a float, too
+            kinds = (
+                (dict,) if get_origin(wanted) is dict else get_args(wanted) or (wanted,)
+            )  # `int | None`: both
+            accepted = (*kinds, int) if float in kinds else kinds  # 1 is a float, too
             if name in values and not isinstance(values[name], accepted):
-                raise ValueError(f"training setting {name} is {values[name]!r}; it must be {wanted}")
+                raise ValueError(
+                    f"training setting {name} is {values[name]!r}; it must be {_IN_WORDS[kinds[0]]}"
+                )
         return cls(**values)

@@ -76,7 +76,7 @@ class RunLog:
             )
         accelerator.init_trackers("tensorboard")  # also the name of the folder it writes
         self.bar = tqdm(
-            total=num_steps,
+            total=max(num_steps, first_step),  # a run may be cut short of where it is
             initial=first_step,
             desc=folder.path.name,
             disable=not self.is_main,

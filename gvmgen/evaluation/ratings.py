@@ -62,6 +62,8 @@ def rate(paths: Sequence[Path], key_path: Path) -> dict[str, Ratings]:
 def _read(path: Path, kind: str) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: there is no such file; it wants a {kind}") from error
     except ValueError as error:
         raise ValueError(f"{path}: is no JSON: {error}") from error
     if not isinstance(values, dict) or values.get("kind") != kind:

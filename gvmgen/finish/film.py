@@ -89,6 +89,9 @@ def check_output(path: Path, video: Path, original: Original) -> None:
         raise ValueError(f"{path}: is the video itself; name another file")
     if original not in get_args(Original):
         raise ValueError(f"original {original!r} is unknown; known: {', '.join(get_args(Original))}")
+    if original != "drop" and path.suffix.lower() in SOUND_SUFFIXES:
+        films = ", ".join(FILM_SUFFIXES)
+        raise ValueError(f"{path}: holds the music alone; --original {original} needs a film: {films}")
 
 
 def check_film(video: Path, path: Path, original: Original) -> None:

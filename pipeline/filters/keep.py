@@ -2,7 +2,7 @@
 0.1`.
 
 A comparison whose score a row does not have is left out for that row; nothing is dropped for what nobody
-measured.
+measured. A label that a row does not have equals none: `kind == "MV"` keeps what is known to be one.
 """
 
 from __future__ import annotations
@@ -36,9 +36,16 @@ class Comparison:
     def reason(self, values: Values) -> str | None:
         """Why the row goes, or None."""
         value = values.get(self.name)
-        if value is None or self._holds(value):
+        if value is None:
+            return f"{self.name} is not known" if self.needs_label else None
+        if self._holds(value):
             return None
         return f"{self.name} is {value:g}" if isinstance(value, float) else f"{self.name} is {value}"
+
+    @property
+    def needs_label(self) -> bool:
+        """Whether it asks for a label by name, which a row without one cannot have."""
+        return self.sign == "==" and isinstance(self.wanted, str)
 
     def _holds(self, value: float | str) -> bool:
         try:
@@ -73,7 +80,7 @@ class AnyOf:
     def reason(self, values: Values) -> str | None:
         """None where a measured term holds, or nothing was measured."""
         known = {name for name, value in values.items() if value is not None}
-        measured = tuple(term for term in self.terms if names(term) <= known)
+        measured = tuple(term for term in self.terms if _can_tell(term, known))
         reasons = [term.reason(values) for term in measured]
         if not reasons or None in reasons:
             return None
@@ -104,6 +111,13 @@ def names(term: Term) -> set[str]:
     if isinstance(term, Comparison):
         return {term.name}
     return set().union(*(names(t) for t in term.terms))
+
+
+def _can_tell(term: Term, known: set[str]) -> bool:
+    """Whether a row of which so much is known can be asked."""
+    if isinstance(term, Comparison):
+        return term.needs_label or term.name in known
+    return all(_can_tell(each, known) for each in term.terms)
 
 
 def _term(node: ast.expr, text: str) -> Term:

@@ -74,9 +74,11 @@ def test_the_environment_names_the_preset(
     [
         ("{", "settings.json"),
         ("[1]", "holds no table"),
-        ('{"learning_rate": 1}', "unknown training settings ['learning_rate']; known: ["),
-        ('{"lr": "fast"}', "training setting lr is 'fast'"),
+        ('{"learning_rate": 1}', "unknown training setting learning_rate; known: batch_size, "),
+        ('{"batch-size": 1}', "unknown training setting batch-size; did you mean batch_size?"),
+        ('{"lr": "fast"}', "training setting lr is 'fast'; it must be a number"),
         ('{"steps": 1.5}', "training setting steps is 1.5"),
+        ('{"run": "a/b"}', "run 'a/b' is no name of a folder"),
         ('{"crop_s": 1.5}', "a whole number of seconds"),
         ('{"batch_size": 5, "grad_accum": 2}', "no multiple of grad_accum"),
     ],

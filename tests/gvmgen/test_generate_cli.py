@@ -143,6 +143,7 @@ def test_the_video_is_never_its_own_output(
         (["--from", "5", "--to", "3"], "the end, 3 s, does not lie after the start, 5 s"),
         (["--to", "3", "--duration", "3"], "give one of them"),
         (["--preview", "0"], "give seconds above 0"),
+        (["--original", "keep"], "holds the music alone; --original keep needs a film: .mp4, "),
         (["--from", "70"], "cannot start at 70 s, it lasts 1.00 s"),
     ],
 )

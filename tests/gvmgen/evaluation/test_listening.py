@@ -202,6 +202,10 @@ def test_a_file_that_cannot_be_used_is_named(listening: Path, tmp_path: Path) ->
     ):
         with pytest.raises(ValueError, match=message.replace(".", r"\.")):
             rate(paths, key)
+    with pytest.raises(
+        FileNotFoundError, match=r"elsewhere\.json: there is no such file; it wants a gvm-eval listening key"
+    ):
+        rate([good], tmp_path / "elsewhere.json")
 
 
 def test_alpha_is_that_of_its_publication() -> None:

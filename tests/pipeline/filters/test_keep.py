@@ -44,6 +44,14 @@ def test_labels_compare_as_text_and_numbers_may_be_negative() -> None:
     assert keep.reason({"kind": "MV", "loudness": -40.0}) == "loudness is -40, wanted loudness > -30"
 
 
+def test_a_label_that_nobody_gave_equals_none() -> None:
+    assert parse_keep("kind == 'MV'").reason({}) == "kind is not known, wanted kind == 'MV'"
+    assert parse_keep("kind == 'MV' or style == 'jazz'").reason({"style": "jazz"}) is None
+    either = "kind is not known, style is not known, wanted (kind == 'MV' or style == 'jazz')"
+    assert parse_keep("kind == 'MV' or style == 'jazz'").reason({}) == either
+    assert parse_keep("kind != 'MV'").reason({}) is None
+
+
 def test_nesting_is_understood() -> None:
     keep = parse_keep("(a < 1 or (b < 1 and c < 1)) and d < 1")
     assert keep.reason({"a": 2, "b": 0, "c": 0, "d": 0}) is None
