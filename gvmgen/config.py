@@ -11,7 +11,12 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 from shards.spec import CODE_RATE, CODEBOOK_SIZE, FRAME_RATE, NUM_CODEBOOKS
 
 Pooling = Literal["average", "sum", "preserve"]
-PARTS = ("all", "feature-transformation", "cross-attention")  # of the network, that may learn alone
+PARTS = (
+    "all",
+    "feature-transformation",
+    "cross-attention",
+    "frame-codes",
+)  # of the network, that may learn alone
 OPTIMIZERS = ("adamw", "adamw8bit")
 
 
@@ -40,6 +45,7 @@ class ModelConfig:
     )
     frame_positions: bool = True  # our time axis on the visual memory; off for imported weights
     frame_changes: bool = False  # ours: each frame also tells what changed since the one before
+    frame_codes: bool = False  # ours: what frames alone tell of their codes, to compose closer to them
     dropout: float = 0.0
 
     # codes
@@ -115,6 +121,7 @@ MODEL_PRESETS: dict[str, ModelConfig] = {
         num_layers=6,
         num_heads=4,
         frame_changes=True,
+        frame_codes=True,
         window_s=15,
     ),
     "small": _SMALL,  # 493 M parameters

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gvmgen.delay import delay, undelay
-from gvmgen.model import GVMGen, KeyValue
+from gvmgen.model import FrameCodes, GVMGen, KeyValue
 
 Progress = Callable[[int, int], None]
 EngineMaker = Callable[[Tensor, int], "DecodingEngine"]  # conditions [R, M, dim], how many steps -> engine
@@ -31,6 +31,7 @@ class SamplingConfig:
     """How the next code is chosen."""
 
     guidance: float = 3.0  # weight of the video against no video; 1 turns guidance off and halves the work
+    follow: float = 0.0  # weight of what the frames alone say of a code; 0, or a network with `frame_codes`
     top_k: int = 250  # 0: all
     top_p: float = 0.0  # smallest set of ids whose probabilities reach top_p; 0: all
     temperature: float = 1.0  # 0: always the most likely id
@@ -44,6 +45,8 @@ class SamplingConfig:
             raise ValueError(f"temperature is {self.temperature}; give 0 (greedy) or more")
         if not math.isfinite(self.guidance):
             raise ValueError(f"guidance is {self.guidance}; give a number, 1 for none")
+        if not math.isfinite(self.follow):
+            raise ValueError(f"follow is {self.follow}; give a number, 0 for none")
 
 
 class DecodingEngine(Protocol):
@@ -92,6 +95,44 @@ class PlainEngine:
         return self.decoder.predict(x[:, -1:])[:, :, 0].float()  # [R, K, 1, V] -> [R, K, V]
 
 
+class FramePull:
+    """How much likelier its frames make each code, as `follow` weighs it: added to a step's logits."""
+
+    def __init__(self, codes: FrameCodes, glimpses: Tensor, num_code_frames: int, follow: float) -> None:
+        """glimpses: [B, F, 2 D], as `codes` give them."""
+        config = codes.config
+        distinct, self.rows = glimpses.unique(dim=0, return_inverse=True)  # takes see one video
+        seeing = codes(distinct, num_code_frames)
+        blind = codes(torch.zeros_like(distinct[:1]), num_code_frames)
+        num_steps = num_code_frames + config.num_codebooks - 1
+        shape = (len(distinct), config.num_codebooks, num_steps, config.codebook_size)
+        self.table = torch.zeros(shape, device=glimpses.device)
+        for start in range(0, num_code_frames, config.code_rate):  # a second at a time, for memory
+            part = slice(start, start + config.code_rate)
+            seen, unseen = (codes.predict(x[:, part]).float().log_softmax(-1) for x in (seeing, blind))
+            for k, pull in enumerate((follow * (seen - unseen)).unbind(1)):
+                self.table[:, k, start + k : start + k + pull.shape[1]] = pull
+
+    def at(self, step: int) -> Tensor:
+        """float32 [B, K, V] for the codes of a delayed step."""
+        return self.table[self.rows, :, step]
+
+
+def frame_pull(
+    model: GVMGen, glimpses: Tensor | None, num_code_frames: int, follow: float
+) -> FramePull | None:
+    """What `follow` asks for; None for 0."""
+    if not follow:
+        return None
+    if model.frame_codes is None:
+        raise ValueError(
+            f"follow is {follow}, but this model has no frame_codes. Leave it out, or train them: "
+            "gvm-train --train frame-codes"
+        )
+    assert glimpses is not None, "what to follow"
+    return FramePull(model.frame_codes, glimpses, num_code_frames, follow)
+
+
 def guided_conditions(conditions: Tensor, guidance: float) -> Tensor:
     """[B, M, dim] -> [R, M, dim]: under guidance, the same rows once more without the video."""
     return conditions if guidance == 1.0 else torch.cat([conditions, torch.zeros_like(conditions)])
@@ -107,14 +148,18 @@ def generate_codes(
     prompt: Tensor | None = None,
     progress: Progress | None = None,
     make_engine: EngineMaker | None = None,
+    glimpses: Tensor | None = None,
 ) -> Tensor:
     """Compose codes int64 [B, K, T] for the visual memory `conditions` [B, M, dim].
 
     seeds: one per row; a row depends on its own only. prompt: int64 [B, K, T'], kept as the first T' frames.
     progress: called with (steps done, steps in all). make_engine: None for the plain one.
+    glimpses: [B, F, 2 D] of the same frames, which `sampling.follow` needs.
+    Raises ValueError where the network has no `frame_codes` to follow.
     """
     max_steps = num_code_frames + model.config.num_codebooks - 1
     make_engine = make_engine or partial(PlainEngine, model)
+    pull = frame_pull(model, glimpses, num_code_frames, sampling.follow)
     engine = make_engine(guided_conditions(conditions, sampling.guidance), max_steps)
     return sample_codes(
         engine,
@@ -124,6 +169,7 @@ def generate_codes(
         prompt=first_codes(model, len(seeds), prompt),
         pad_id=model.config.pad_id,
         progress=progress,
+        pull=pull,
     )
 
 
@@ -146,6 +192,7 @@ def sample_codes(
     pad_id: int,
     progress: Progress | None = None,
     pad_tail: bool = False,
+    pull: FramePull | None = None,
 ) -> Tensor:
     """The loop over steps, for any engine. Arguments as `generate_codes`; T' of the prompt may be 0.
 
@@ -160,7 +207,9 @@ def sample_codes(
     logits = engine.prefill(inputs.repeat(rows, 1, 1))
     for step in range(first, num_steps):
         with one_thread():
-            chosen = choose(guide(logits, sampling.guidance), sampling, draws[:, step])
+            wanted = guide(logits, sampling.guidance)
+            wanted = wanted if pull is None else wanted + pull.at(step)
+            chosen = choose(wanted, sampling, draws[:, step])
         known = delayed[:, :, step]
         delayed[:, :, step] = torch.where(known == UNFILLED, chosen, known)
         if step + 1 < num_steps:

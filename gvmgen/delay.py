@@ -50,10 +50,19 @@ def align_logits(logits: Tensor, num_code_frames: Tensor | None = None) -> tuple
     logits: [B, K, T, V] by step. num_code_frames: int [B], each row's real length; None: all T.
     Returns ([B, K, T, V] by code frame, bool [B, K, T] mask); masked-out logits are zero.
     """
-    batch, num_codebooks, num_frames, _ = logits.shape
-    lengths = logits.new_full((batch,), num_frames) if num_code_frames is None else num_code_frames
-    ks = torch.arange(num_codebooks, device=logits.device)
-    ts = torch.arange(num_frames, device=logits.device)
-    mask = (ks[:, None] + ts) < lengths[:, None, None]  # [B, K, T]
-    padded = torch.nn.functional.pad(logits, (0, 0, 0, num_codebooks - 1))
+    mask = predicted(logits[..., 0], num_code_frames)
+    padded = torch.nn.functional.pad(logits, (0, 0, 0, logits.shape[1] - 1))
     return undelay(padded) * mask[..., None], mask
+
+
+def predicted(codes: Tensor, num_code_frames: Tensor | None = None) -> Tensor:
+    """bool [B, K, T]: which of the codes [B, K, T] the steps of `decoder_inputs` predict.
+
+    num_code_frames: int [B], each row's real length; None: all T.
+    """
+    batch, num_codebooks, num_frames = codes.shape
+    if num_code_frames is None:
+        num_code_frames = torch.full((batch,), num_frames, device=codes.device)
+    ks = torch.arange(num_codebooks, device=codes.device)
+    ts = torch.arange(num_frames, device=codes.device)
+    return (ks[:, None] + ts) < num_code_frames[:, None, None]

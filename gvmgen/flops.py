@@ -24,6 +24,8 @@ def forward_flops(config: ModelConfig, num_frames: int, num_patches: int, num_co
 
 def step_flops(network: GVMGen, windows: Sequence[Window], num_patches: int) -> float:
     """Of a step that shows these windows: all weights pass gradients on, those that learn get some."""
+    if network.frame_codes is not None and network.frame_codes.heads.weight.requires_grad:
+        return sum(frame_codes_flops(network.config, window) for window in windows)
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in network.parameters()]
     learning = sum(size for size, learns in sizes if learns) / sum(size for size, _ in sizes)
     forward = sum(
@@ -31,6 +33,13 @@ def step_flops(network: GVMGen, windows: Sequence[Window], num_patches: int) -> 
         for window in windows
     )
     return (2 + learning) * forward
+
+
+def frame_codes_flops(config: ModelConfig, window: Window) -> float:
+    """Of a step in which `frame_codes` learn; it runs nothing else."""
+    width, dim = config.dim // 4, config.dim
+    heads = window.num_code_frames * width * (dim + config.num_codebooks * config.codebook_size)
+    return 6.0 * (heads + window.num_frames * 6 * config.feature_dim * dim)
 
 
 def _frame_products(config: ModelConfig, num_patches: int) -> int:

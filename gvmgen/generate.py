@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -271,12 +272,19 @@ class Composer:
         whole, heard = (lead.shape[1] + num_code_frames(each) for each in (duration_s, heard_s))
         plan = planned(whole, self.model.config.window_s, heard)
         seen_s = min(duration_s, plan[-1].frames.stop / FRAME_RATE - lead_s)
-        conditions, seen = self._watch(path, start_s, seen_s, look, kept, progress)
-        # what went before the video was for a picture that is not known: its first one stands for it
-        conditions = torch.cat([conditions[:1].expand(lead_s * FRAME_RATE, -1, -1), conditions])
+        watched = self._watch(path, start_s, seen_s, look, kept, progress)
         with self.engines.at_work():
             codes = compose(
-                self.model, conditions, plan, sampling, seeds, progress, self.engines.make, kept, lead
+                self.model,
+                after_first(watched["conditions"], lead_s * FRAME_RATE),
+                plan,
+                sampling,
+                seeds,
+                progress,
+                self.engines.make,
+                kept,
+                lead,
+                after_first(watched["glimpses"], lead_s * FRAME_RATE) if "glimpses" in watched else None,
             )
         sounds = play(self.codec, codes, round(heard_s * SAMPLE_RATE), progress, lead.shape[1])
         codes = codes[:, :, lead.shape[1] :]
@@ -292,7 +300,7 @@ class Composer:
                 compose_s,
                 self._tags(seed, sampling) | origin,
                 row,
-                seen,
+                watched.get("seen"),
             )
             for seed, sound, row in zip(seeds, sounds, codes, strict=True)
         ]
@@ -330,11 +338,12 @@ class Composer:
         look: Look | None,
         kept: Unkept,
         progress: Progress,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Conditions [F, M, dim] of the video's frames, and what `look` makes of them [F, D'].
+    ) -> dict[str, Tensor]:
+        """Of the video's frames: `conditions` [F, M, dim], `glimpses` [F, 2 D] where the network has
+        `frame_codes`, and what `look` makes of them, `seen` [F, D'].
 
-        M a frame: 1, or Q where the queries are preserved. A frame's conditions depend on no other frame but
-        the one before it, so a long video passes through in small batches.
+        M a frame: 1, or Q where the queries are preserved. What is made of a frame depends on no other
+        than the one before it, so a long video passes through in small batches.
         """
         total = num_frames(duration_s)
         frames = enumerate(read_frames(path, start_s, duration_s))
@@ -352,8 +361,8 @@ class Composer:
             parts.append(kept.once(f"{name}_{first:06d}", make))
             advance(last - first)
         device = self.model.decoder.heads.weight.device
-        conditions = torch.cat([part["conditions"] for part in parts]).to(device)
-        return conditions, None if look is None else torch.cat([part["seen"] for part in parts]).to(device)
+        names = parts[0].keys() - {"last"}
+        return {name: torch.cat([part[name] for part in parts]).to(device) for name in names}
 
     def _see(
         self,
@@ -370,19 +379,28 @@ class Composer:
         before: features [1, 1, P, D] of the frame before the first; None: there is none.
         """
         wanted = itertools.islice((frame for number, frame in frames if number >= first), last - first)
-        conditions: list[Tensor] = []
-        seen: list[Tensor] = []
+        found: dict[str, list[Tensor]] = defaultdict(list)
+        frame_codes = self.model.frame_codes
         while batch := list(itertools.islice(wanted, FRAMES_AT_ONCE)):
             pixels = torch.stack([self.video.preprocess(frame) for frame in batch])  # [F, 3, H, W]
             features = self.video.encode(pixels)  # [F, P, D]
             made = self.model.conditions(features[None], before)  # [1, F * M, dim]
-            conditions.append(made.unflatten(1, (len(batch), -1))[0])
-            before = features[None, -1:]
+            found["conditions"].append(made.unflatten(1, (len(batch), -1))[0])
+            if frame_codes is not None:
+                found["glimpses"].append(frame_codes.glimpses(features[None], before)[0])
             if look is not None:
-                seen.append(look(features))
-            advance(sum(map(len, conditions)))
-        found = {"conditions": torch.cat(conditions), "last": features[-1:]}
-        return found if look is None else found | {"seen": torch.cat(seen)}
+                found["seen"].append(look(features))
+            before = features[None, -1:]
+            advance(sum(map(len, found["conditions"])))
+        return {name: torch.cat(parts) for name, parts in found.items()} | {"last": features[-1:]}
+
+
+def after_first(frames: Tensor, count: int) -> Tensor:
+    """[F, ...] after `count` more of the first.
+
+    What went before the video was for a picture that is not known: the video's first one stands for it.
+    """
+    return torch.cat([frames[:1].expand(count, *frames.shape[1:]), frames])
 
 
 def _seeds(first: int, count: int) -> range:

@@ -82,6 +82,13 @@ def generate_command(
             help="How closely the music follows the video; 1 is off.", show_default="the model's own, else 3"
         ),
     ] = None,
+    follow: Annotated[
+        float | None,
+        typer.Option(
+            help="How much each moment goes by its own frames, where the model has learned that; 0 is off.",
+            show_default="the model's own, else 0",
+        ),
+    ] = None,
     top_k: Annotated[
         int | None,
         typer.Option(
@@ -117,7 +124,13 @@ def generate_command(
     gvm-gen video.mp4 -o out.flac --takes 4
     gvm-gen holiday/ -o scores/ --suffix .mp3
     """
-    chosen = {"guidance": guidance, "top_k": top_k, "top_p": top_p, "temperature": temperature}
+    chosen = {
+        "guidance": guidance,
+        "follow": follow,
+        "top_k": top_k,
+        "top_p": top_p,
+        "temperature": temperature,
+    }
     job = Job(
         seed=seed,
         takes=takes,

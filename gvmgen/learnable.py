@@ -33,6 +33,8 @@ def choose_learnable(network: GVMGen, config: TrainConfig) -> None:
 
 
 def _learns(name: str, part: str) -> bool:
+    if name.startswith("frame_codes.") or part == "frame-codes":
+        return name.startswith("frame_codes.") and part == "frame-codes"
     if part == "feature-transformation":
         return name.startswith("transformation.")
     return part == "all" or CROSS_ATTENTION.match(name) is not None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gvmgen.config import ModelConfig
-from gvmgen.delay import align_logits, decoder_inputs
+from gvmgen.delay import align_logits, decoder_inputs, predicted
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -120,13 +120,21 @@ class FrameChanges(nn.Module):
 
     def forward(self, patches: Tensor, before: Tensor | None) -> Tensor:
         """patches: [B, F, P, D]; before: [B, 1, P, D], what went before, or None. Returns [B, F, dim]."""
-        changed = (patches[:, 1:] - patches[:, :-1]).abs().mean(dim=2)  # [B, F, P, D] -> [B, F - 1, D]
-        first = (
-            torch.zeros_like(patches[:, :1, 0])
-            if before is None
-            else (patches[:, :1] - before.to(patches)).abs().mean(dim=2)
-        )
-        return self.down(fn.gelu(self.up(torch.cat([first, changed], dim=1))))
+        return self.down(fn.gelu(self.up(changes(patches, before))))
+
+
+def changes(patches: Tensor, before: Tensor | None) -> Tensor:
+    """How far each feature is from what it was in the frame before, averaged over patches.
+
+    patches: [B, F, P, D]; before: [B, 1, P, D]; None: the first frame has no change. Returns [B, F, D].
+    """
+    changed = (patches[:, 1:] - patches[:, :-1]).abs().mean(dim=2)  # [B, F, P, D] -> [B, F - 1, D]
+    first = (
+        torch.zeros_like(patches[:, :1, 0])
+        if before is None
+        else (patches[:, :1] - before.to(patches)).abs().mean(dim=2)
+    )
+    return torch.cat([first, changed], dim=1)
 
 
 class FeatureTransformation(nn.Module):
@@ -359,6 +367,53 @@ class TemporalDecoder(nn.Module):
         return -slopes[:, None, None] * (step_s[:, None] - frame_s).abs()[None, None]
 
 
+class FrameCodes(nn.Module):
+    """What the frames around a moment alone tell of its codes, whatever the music so far.
+
+    Neither the publication nor the official code has this. The music so far tells most of the next code, so
+    that the decoder learns little of what the picture says beside it. Here there is no music to lean on, and
+    decoding may pull each code towards what its frames say (`SamplingConfig.follow`). It learns by itself:
+    `gvm-train --train frame-codes`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.dim // 4
+        self.norm_mean = nn.LayerNorm(config.feature_dim)
+        self.norm_change = nn.LayerNorm(config.feature_dim, eps=1e-3)  # a still picture changes hardly at all
+        self.around = Linear(6 * config.feature_dim, config.dim)  # the frame before, a moment's own, the next
+        self.moment = Embedding(config.code_rate // config.frame_rate, config.dim)  # where in its frame it is
+        self.narrow = Linear(config.dim, width)
+        self.heads = Linear(width, config.num_codebooks * config.codebook_size)
+
+    def glimpses(self, features: Tensor, before: Tensor | None = None) -> Tensor:
+        """Features [B, F, P, D] -> [B, F, 2 D]: their mean over the patches, and what changed in it.
+
+        before: [B, 1, P, D], the frame before the first.
+        """
+        features = features.to(self.heads.weight.dtype)
+        means = self.norm_mean(features.mean(dim=2))
+        return torch.cat([means, self.norm_change(changes(features, before))], dim=-1)
+
+    def forward(self, glimpses: Tensor, num_code_frames: int, num_frames: Tensor | None = None) -> Tensor:
+        """Glimpses [B, F, 2 D] -> hidden states [B, T, width]; `predict` turns them into logits.
+
+        num_frames: int [B], real lengths of padded rows; None: all frames.
+        """
+        own = torch.arange(glimpses.shape[1], device=glimpses.device).expand(len(glimpses), -1)  # [B, F]
+        last = own[:, -1:] if num_frames is None else num_frames[:, None] - 1
+        near = [(own + offset).clamp(min=0).minimum(last) for offset in (-1, 0, 1)]
+        seen = [glimpses.gather(1, index[..., None].expand_as(glimpses)) for index in near]
+        x = self.around(torch.cat(seen, dim=-1))[:, :, None] + self.moment.weight  # [B, F, moments, dim]
+        x = self.narrow(fn.dropout(fn.gelu(x), self.config.transformation_dropout, self.training))
+        return x.flatten(1, 2)[:, :num_code_frames]
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Hidden states [B, T, width] -> logits [B, K, T, V]."""
+        return self.heads(x).unflatten(-1, (self.config.num_codebooks, -1)).transpose(1, 2)
+
+
 class GVMGen(nn.Module):
     """The whole network: features of a video's frames and the codes so far -> logits of the codes."""
 
@@ -369,6 +424,7 @@ class GVMGen(nn.Module):
         self.config = config
         self.transformation = FeatureTransformation(config)
         self.decoder = TemporalDecoder(config)
+        self.frame_codes = FrameCodes(config) if config.frame_codes else None
         if not self.decoder.heads.weight.is_meta:  # drawing on the meta device imports sympy: seconds
             initialise(self)
 
@@ -387,13 +443,18 @@ class GVMGen(nn.Module):
         drop_condition: Tensor | None = None,
         num_frames: Tensor | None = None,
         num_code_frames: Tensor | None = None,
+        by_frames: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Teacher-forced logits of every code that the delay pattern lets the decoder predict.
 
         features: [B, F, P, D]; codes: int64 [B, K, T]. drop_condition: bool [B], rows that see no video
         (classifier-free guidance). num_frames, num_code_frames: int [B], real lengths of padded rows.
+        by_frames: what `frame_codes` say of the same codes, without the decoder.
         Returns (logits [B, K, T, V] aligned to codes, zero where masked out; mask bool [B, K, T]).
         """
+        if by_frames:
+            logits = self.logits_by_frames(features, codes.shape[2], drop_condition, num_frames)
+            return logits, predicted(codes, num_code_frames)
         conditions = self.conditions(features)
         if drop_condition is not None:
             conditions = conditions.masked_fill(drop_condition[:, None, None], 0.0)
@@ -412,6 +473,16 @@ class GVMGen(nn.Module):
         x = decoder.embed(inputs, summary=self.summary(conditions, seen))
         memory = conditions if self.config.temporal_cross_attention else None
         return decoder.predict(decoder(x, [memory] * len(decoder.layers), bias))
+
+    def logits_by_frames(
+        self, features: Tensor, num_code_frames: int, drop: Tensor | None, num_frames: Tensor | None
+    ) -> Tensor:
+        """What `frame_codes` say of features [B, F, P, D]: logits [B, K, T, V]. Arguments as `forward`."""
+        assert self.frame_codes is not None
+        glimpses = self.frame_codes.glimpses(features)
+        if drop is not None:
+            glimpses = glimpses.masked_fill(drop[:, None, None], 0.0)
+        return self.frame_codes.predict(self.frame_codes(glimpses, num_code_frames, num_frames))
 
     def summary(self, conditions: Tensor, seen: Tensor | None = None) -> Tensor | None:
         """[B, M, dim] -> [B, 1, dim], averaged; None where temporal cross-attention reads the conditions."""
@@ -469,6 +540,9 @@ def initialise(model: GVMGen) -> None:
         nn.init.normal_(model.transformation.queries, std=0.02)  # as Q-Former
     if model.transformation.changes is not None:
         nn.init.zeros_(model.transformation.changes.down.weight)  # they come in as they are learned
+    if model.frame_codes is not None:
+        nn.init.zeros_(model.frame_codes.heads.weight)
+        nn.init.zeros_(model.frame_codes.moment.weight)
     nn.init.normal_(model.decoder.embedding.weight, std=model.config.dim**-0.5)
     for index, layer in enumerate(model.decoder.layers):
         for linear in residual_outputs(layer):

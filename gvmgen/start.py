@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, LoggerType
 
 from gvmgen.checkpoint import ModelInfo, load_model
-from gvmgen.config import TrainConfig
+from gvmgen.config import ModelConfig, TrainConfig
 from gvmgen.imports import import_musicgen, is_official
 from gvmgen.machine import keep_freed_memory
 from gvmgen.model import GVMGen
@@ -26,6 +27,8 @@ from shards.reader import ShardSet
 from shards.remote import shards_of
 from shards.spec import Fingerprint, fingerprint_differences
 
+DROPOUTS = ("dropout", "transformation_dropout")  # settings of a network without weights of their own
+OPTIONAL_PARTS = ("frame_changes", "frame_codes")  # that start silent
 MUSICGEN_LICENCE = "CC-BY-NC-4.0, as MusicGen's weights that it was trained from"
 
 
@@ -111,10 +114,26 @@ def initial_model(config: TrainConfig, encoders: Fingerprint) -> tuple[GVMGen, M
         model, _ = import_musicgen(config.init, config.model_config)
         return model, ModelInfo(preset=config.preset, licence=MUSICGEN_LICENCE)
     model, info = load_model(find_model(config.init, Path(config.runs), None), dtype=torch.float32)
-    _refuse(f"--init {config.init} is another network", model.config.to_json(), config.model_config.to_json())
+    model = grown(model, config.model_config, f"--init {config.init}")
     if info.encoder_fingerprint is not None:
         _refuse(f"--init {config.init} reads other encoders' features", info.encoder_fingerprint, encoders)
     return model, info
+
+
+def grown(model: GVMGen, wanted: ModelConfig, name: str) -> GVMGen:
+    """The network with the parts it lacks, which are silent until they have learned, and other dropout.
+
+    Raises ValueError where it is another network than wanted in anything else.
+    """
+    may_change = {setting: getattr(wanted, setting) for setting in DROPOUTS}
+    may_change |= {part: True for part in OPTIONAL_PARTS if getattr(wanted, part)}
+    config = replace(model.config, **may_change)
+    _refuse(f"{name} is another network", config.to_json(), wanted.to_json())
+    if config == model.config:
+        return model
+    larger = GVMGen(config)
+    larger.load_state_dict(larger.state_dict() | model.state_dict())
+    return larger
 
 
 def _refuse(what: str, found: Fingerprint, wanted: Fingerprint) -> None:

@@ -230,6 +230,7 @@ class Trainer:
             drop_condition=drop_condition,
             num_frames=batch["num_frames"],
             num_code_frames=batch["num_code_frames"],
+            by_frames=self.config.train == "frame-codes",
         )
         return code_losses(logits, codes, mask)
 

@@ -80,10 +80,12 @@ def compose(
     make_engine: EngineMaker | None = None,
     kept: Unkept = UNKEPT,
     lead: Tensor | None = None,
+    glimpses: Tensor | None = None,
 ) -> Tensor:
     """Codes int64 [B, K, T], a row a seed, for a video's conditions [F, M, dim], window by window.
 
     lead: codes int64 [K, T'] that every row begins with; frames and plan count from their beginning.
+    glimpses: [F, 2 D], which `sampling.follow` needs.
     """
     if lead is None:
         lead = no_lead(model)
@@ -95,6 +97,7 @@ def compose(
             progress("composing", min(start + done, total), total)
 
         seen = conditions[window.frames].flatten(0, 1)  # [F, M, dim] -> [F * M, dim]
+        glimpsed = None if glimpses is None else glimpses[window.frames].expand(len(seeds), -1, -1)
         make = partial(
             generate_codes,
             model,
@@ -105,6 +108,7 @@ def compose(
             prompt=codes[:, :, window.start :],
             progress=advance,
             make_engine=make_engine,
+            glimpses=glimpsed,
         )
         extended = kept.tensor(f"window_{number:05d}", make)
         codes = torch.cat([codes[:, :, : window.start], extended.to(codes.device)], dim=2)

@@ -136,7 +136,7 @@ def ablate(ablation: Ablation) -> bool:
 def train_variant(ablation: Ablation, name: str, seed: int) -> Path | None:
     """The checkpoint after the last step; None where the training was asked to stop before."""
     variant, base = VARIANTS[name], ablation.base
-    model = {"frame_changes": False} | base.model | variant.model
+    model = {"frame_changes": False, "frame_codes": False} | base.model | variant.model
     data = (
         video_level_data(Path(base.data), ablation.out / "video_level") if variant.video_level else base.data
     )

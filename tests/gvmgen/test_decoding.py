@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from gvmgen.decoding import PlainEngine, SamplingConfig, choose, generate_codes, guide, uniform_draws
+from gvmgen.decoding import (
+    FramePull,
+    PlainEngine,
+    SamplingConfig,
+    choose,
+    generate_codes,
+    guide,
+    uniform_draws,
+)
 from gvmgen.model import GVMGen
 from tests.gvmgen.networks import TINY, make_codes, make_features, make_network
 
@@ -163,6 +171,58 @@ def shares(sampling: SamplingConfig) -> Tensor:
     """How often each id of LOGITS is chosen."""
     chosen = choose(LOGITS.expand(len(DRAWS), 1, -1), sampling, DRAWS)
     return torch.bincount(chosen.flatten(), minlength=len(LOGITS)) / len(DRAWS)
+
+
+def following_network(**changes: Any) -> GVMGen:
+    """A network whose `frame_codes` have something to say."""
+    network = make_network(frame_codes=True, **changes)
+    torch.nn.init.normal_(network.frame_codes.heads.weight)
+    torch.nn.init.normal_(network.frame_codes.moment.weight)
+    return network
+
+
+@pytest.mark.parametrize("changes", [{}, {"code_rate": 5}], ids=str)
+def test_each_code_is_pulled_by_how_much_likelier_its_frames_make_it(changes: dict[str, Any]) -> None:
+    codes, num_code_frames = following_network(**changes).frame_codes, 14
+    glimpses = codes.glimpses(make_features(2, 3))[[0, 1, 0]]
+    seen = codes.predict(codes(glimpses, num_code_frames)).log_softmax(-1)  # [B, K, T, V]
+    blind = codes.predict(codes(0 * glimpses, num_code_frames)).log_softmax(-1)
+    pull = FramePull(codes, glimpses, num_code_frames, follow=1.5)
+    for k in range(TINY.num_codebooks):
+        for step in range(num_code_frames + TINY.num_codebooks - 1):
+            if 0 <= step - k < num_code_frames:
+                wanted = 1.5 * (seen - blind)[:, k, step - k]
+                torch.testing.assert_close(pull.at(step)[:, k], wanted)
+            else:
+                assert not pull.at(step)[:, k].any()
+
+
+def test_a_strong_pull_composes_what_the_frames_say_each_row_by_its_own() -> None:
+    network = following_network()
+    codes, conditions = network.frame_codes, make_conditions(network, 2)
+    glimpses = codes.glimpses(make_features(2, 3))
+    greedy = SamplingConfig(temperature=0.0, guidance=1.0, follow=1e4)
+    composed = generate_codes(network, conditions, 20, greedy, seeds=[1, 2], glimpses=glimpses)
+    seen, blind = (codes.predict(codes(g, 20)).log_softmax(-1) for g in (glimpses, 0 * glimpses))
+    assert torch.equal(composed, (seen - blind).argmax(-1))
+    alone = generate_codes(network, conditions[1:], 20, greedy, seeds=[2], glimpses=glimpses[1:])
+    assert torch.equal(alone[0], composed[1])
+
+
+def test_frame_codes_that_have_not_learned_pull_nowhere() -> None:
+    network = make_network(frame_codes=True)
+    conditions, glimpses = make_conditions(network, 1), network.frame_codes.glimpses(make_features(1, 3))
+    pieces = [
+        generate_codes(network, conditions, 20, SamplingConfig(follow=follow), seeds=[5], glimpses=glimpses)
+        for follow in (0.0, 9.0)
+    ]
+    assert torch.equal(*pieces)
+
+
+def test_a_network_without_frame_codes_cannot_follow_them() -> None:
+    network = make_network()
+    with pytest.raises(ValueError, match="no frame_codes"):
+        generate_codes(network, make_conditions(network, 1), 20, SamplingConfig(follow=1.0), seeds=[5])
 
 
 def test_ids_are_drawn_by_their_probability() -> None:

@@ -49,9 +49,10 @@ def composer(codec: AudioCodec) -> Composer:
     settings["vision_cfg"] |= {"layers": 1, "width": 32, "head_width": 16}
     torch.manual_seed(0)
     encoder = VideoEncoder(open_clip.CLIP(**settings).visual, torch.device("cpu"), torch.float32)
-    network = make_network(codebook_size=2048, frame_changes=True)
+    network = make_network(codebook_size=2048, frame_changes=True, frame_codes=True)
     assert network.transformation.changes is not None
     torch.nn.init.normal_(network.transformation.changes.down.weight)
+    torch.nn.init.normal_(network.frame_codes.heads.weight)
     info = ModelInfo(preset="pocket", encoder_fingerprint=encoder_fingerprint(encoder, codec))
     return Composer(network, info, encoder, codec, choose_engines(network), "small")
 
@@ -144,9 +145,23 @@ def test_a_video_seen_in_stretches_is_what_it_is_seen_at_once(
     for at_once, kept_together in ((11, 11), (2, 5)):
         monkeypatch.setattr(generate, "FRAMES_AT_ONCE", at_once)
         monkeypatch.setattr(generate, "FRAMES_KEPT", kept_together)
-        stretches.append(composer._watch(path, 0.0, 11.0, None, windows.UNKEPT, windows.silent)[0])
-    assert len(stretches[0]) == 11
-    torch.testing.assert_close(*stretches)
+        stretches.append(composer._watch(path, 0.0, 11.0, None, windows.UNKEPT, windows.silent))
+    for name in ("conditions", "glimpses"):
+        assert len(stretches[0][name]) == 11
+        torch.testing.assert_close(*(watched[name] for watched in stretches))
+
+
+def test_music_follows_what_its_frames_say_in_every_window(composer: Composer, video: Path) -> None:
+    """So strongly that nothing else counts: then it is the same music whatever went before."""
+    sampling = composer.sampling(follow=1e6, temperature=0.0, guidance=1.0)
+    music = composer.score(video, sampling=sampling)
+    watched = composer._watch(video, 0.0, 1.48, None, windows.UNKEPT, windows.silent)
+    codes = composer.model.frame_codes
+    seen, blind = (
+        codes.predict(codes(glimpses[None], 74)).log_softmax(-1)
+        for glimpses in (watched["glimpses"], 0 * watched["glimpses"])
+    )
+    assert torch.equal(music.codes, (seen - blind).argmax(-1)[0])
 
 
 def test_music_is_as_long_as_its_video_to_the_sample(composer: Composer, video: Path) -> None:

@@ -17,9 +17,10 @@ from tests.gvmgen.networks import make_network
 from tests.gvmgen.tiny_runs import TINY, checkpoint, losses, tensors, tiny_config
 
 LEARNING = {
-    "all": r".",
+    "all": r"(?!frame_codes\.)",
     "feature-transformation": r"transformation\.",
     "cross-attention": r"decoder\.layers\.\d+\.(cross_attention|norm_cross)\.",
+    "frame-codes": r"frame_codes\.",
 }
 
 
@@ -46,6 +47,11 @@ def test_only_the_chosen_part_learns(
     wanted = {name for name in untrained if re.match(LEARNING[part], name)}
     assert changed(untrained, weights(saved)) == wanted
     assert {name.partition("/")[0] for name in tensors(saved) if "/" in name} == wanted
+
+
+def test_frame_codes_learn_what_frames_say_without_the_decoder(tiny_data: Path, tmp_path: Path) -> None:
+    train(tiny_config(tiny_data, tmp_path, train="frame-codes", steps=30, lr=0.05, warmup_steps=0))
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0] - 0.1
 
 
 def test_with_adapters_the_feature_transformation_and_the_decoders_products_learn(

@@ -21,15 +21,16 @@ import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 
-from gvmgen.checkpoint import read_config
+from gvmgen.checkpoint import ModelInfo, load_model, read_config, save_model
 from gvmgen.config import TrainConfig
 from gvmgen.data import permutation
 from gvmgen.runs import RunFolder
-from gvmgen.start import check_launch
+from gvmgen.start import check_launch, grown
 from gvmgen.train import train
 from shards.reader import ShardSet
 from shards.spec import ShardError
 from shards.writer import write_shard
+from tests.gvmgen.networks import make_codes, make_features, make_network
 from tests.gvmgen.tiny_runs import (
     ROOT,
     TINY,
@@ -209,6 +210,22 @@ def test_a_run_starts_from_the_weights_it_is_given(data: Path, finished: Path, t
         for path in (tmp_path / "tiny/checkpoints/step_00000001", checkpoint)
     )
     torch.testing.assert_close(started, given)
+
+
+def test_weights_that_lack_a_part_start_with_a_silent_one_and_other_sizes_are_refused(
+    data: Path, tmp_path: Path
+) -> None:
+    plain = make_network(frame_changes=False)
+    save_model(tmp_path / "given", plain, ModelInfo(preset="pocket"))
+    wanted = replace(plain.config, frame_changes=True, frame_codes=True, dropout=0.1)
+    network = grown(load_model(tmp_path / "given")[0], wanted, "given").eval()
+    assert network.config == wanted
+    features, codes = make_features(2, 3), make_codes(2, 10)
+    assert torch.equal(network(features, codes)[0], plain(features, codes)[0])
+    with pytest.raises(ValueError, match="given is another network than asked for: dim: found 32, wanted 64"):
+        grown(plain, replace(wanted, dim=64), "given")
+    with pytest.raises(ValueError, match="frame_changes: found True, wanted False"):
+        grown(network, plain.config, "given")
 
 
 def test_a_run_does_not_take_over_what_was_found_to_suit_the_weights_it_starts_from(

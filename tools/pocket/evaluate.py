@@ -157,7 +157,9 @@ def compose_all(
     for start in range(0, len(videos), ROWS_AT_ONCE):
         batch = videos[start : start + ROWS_AT_ONCE]
         with torch.inference_mode():
-            conditions = torch.cat([watch(composer, video) for video in batch])
+            conditions, glimpses = map(
+                torch.cat, zip(*(watch(composer, video) for video in batch), strict=True)
+            )
             seeds = [seed * 1_000_003 + start + row for row in range(len(batch))]
             codes = generate_codes(
                 composer.model,
@@ -166,6 +168,7 @@ def compose_all(
                 sampling,
                 seeds,
                 make_engine=composer.engines.make,
+                glimpses=glimpses,
             )
             waveforms += list(composer.codec.decode(codes).numpy())
         print(f"\rcomposed {len(waveforms)}/{len(videos)}", end="", file=sys.stderr)
@@ -173,10 +176,11 @@ def compose_all(
     return waveforms
 
 
-def watch(composer: Composer, video: Path) -> torch.Tensor:
-    """Conditions [1, F, dim] of a video."""
+def watch(composer: Composer, video: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Conditions [1, F, dim] and glimpses [1, F, 2 D] of a video."""
     pixels = torch.stack([composer.video.preprocess(frame) for frame in read_frames(video)])
-    return composer.model.conditions(composer.video.encode(pixels)[None])
+    features = composer.video.encode(pixels)[None]
+    return composer.model.conditions(features), composer.model.frame_codes.glimpses(features)
 
 
 def following(heard: list[Heard], truths: list[dict]) -> dict[str, float]:
@@ -264,7 +268,7 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, default=Path("data/pocket_held_out"))
     parser.add_argument("--num-codec-pieces", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    for name, kind in (("guidance", float), ("top_k", int), ("temperature", float)):
+    for name, kind in (("guidance", float), ("follow", float), ("top_k", int), ("temperature", float)):
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="the model's own by default")
     parser.add_argument("--evaluator", type=Path, help="a run of gvm-eval train; without it no cmr16 figures")
     parser.add_argument("--truth", action="store_true", help="measure the corpus' own music: the ceiling")
@@ -282,7 +286,7 @@ def report(args: argparse.Namespace) -> None:
     if args.truth:
         waveforms = [read_waveform(video) for video in videos]
     else:
-        chosen = {name: getattr(args, name) for name in ("guidance", "top_k", "temperature")}
+        chosen = {name: getattr(args, name) for name in ("guidance", "follow", "top_k", "temperature")}
         sampling = composer.sampling(**{name: value for name, value in chosen.items() if value is not None})
         waveforms = compose_all(composer, videos, sampling, args.seed)
     ears = train_ears(composer.codec)
