@@ -24,7 +24,7 @@ from gvmgen.encoders.presets import POCKET_DIR
 from gvmgen.evaluation.evaluator import load_evaluator, save_evaluator
 
 LICENCE = "Apache-2.0"
-SAMPLING = {"guidance": 10.0, "follow": 2.0}  # tools/pocket/README.md, "What frames say without music"
+SAMPLING = {"guidance": 10.0, "follow": 1.5}  # tools/pocket/README.md, "What frames say without music"
 PROVENANCE = {
     "data": "synthetic pairs of video and music made by tools/pocket/corpus.py; nothing else",
     "instruments": "FluidR3 General MIDI sound font (MIT), through FluidSynth",
