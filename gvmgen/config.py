@@ -11,12 +11,8 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 from shards.spec import CODE_RATE, CODEBOOK_SIZE, FRAME_RATE, NUM_CODEBOOKS
 
 Pooling = Literal["average", "sum", "preserve"]
-PARTS = (
-    "all",
-    "feature-transformation",
-    "cross-attention",
-    "frame-codes",
-)  # of the network, that may learn alone
+# of the network, that may learn alone
+PARTS = ("all", "feature-transformation", "cross-attention", "frame-codes")
 OPTIMIZERS = ("adamw", "adamw8bit")
 
 
@@ -243,12 +239,10 @@ class TrainConfig:
     def from_json(cls, values: dict[str, Any]) -> Self:
         _check_known("training", values, {f.name for f in fields(cls)})
         for name, wanted in get_type_hints(cls).items():
-            kinds = (
-                (dict,) if get_origin(wanted) is dict else get_args(wanted) or (wanted,)
-            )  # `int | None`: both
+            kinds = get_args(wanted) or (wanted,)  # of `int | None` both
+            kinds = (dict,) if get_origin(wanted) is dict else kinds
             accepted = (*kinds, int) if float in kinds else kinds  # 1 is a float, too
             if name in values and not isinstance(values[name], accepted):
-                raise ValueError(
-                    f"training setting {name} is {values[name]!r}; it must be {_IN_WORDS[kinds[0]]}"
-                )
+                kind = _IN_WORDS[kinds[0]]
+                raise ValueError(f"training setting {name} is {values[name]!r}; it must be {kind}")
         return cls(**values)

@@ -118,19 +118,13 @@ class FramePull:
         return self.table[self.rows, :, step]
 
 
-def frame_pull(
-    model: GVMGen, glimpses: Tensor | None, num_code_frames: int, follow: float
-) -> FramePull | None:
-    """What `follow` asks for; None for 0."""
-    if not follow:
-        return None
-    if model.frame_codes is None:
+def check_follow(model: GVMGen, sampling: SamplingConfig) -> None:
+    """Raise ValueError where the network has no `frame_codes` to follow."""
+    if sampling.follow and model.frame_codes is None:
         raise ValueError(
-            f"follow is {follow}, but this model has no frame_codes. Leave it out, or train them: "
+            f"follow is {sampling.follow:g}, but this model has no frame_codes. Leave it out, or train them: "
             "gvm-train --train frame-codes"
         )
-    assert glimpses is not None, "what to follow"
-    return FramePull(model.frame_codes, glimpses, num_code_frames, follow)
 
 
 def guided_conditions(conditions: Tensor, guidance: float) -> Tensor:
@@ -159,7 +153,11 @@ def generate_codes(
     """
     max_steps = num_code_frames + model.config.num_codebooks - 1
     make_engine = make_engine or partial(PlainEngine, model)
-    pull = frame_pull(model, glimpses, num_code_frames, sampling.follow)
+    check_follow(model, sampling)
+    pull = None
+    if sampling.follow and model.frame_codes is not None:
+        assert glimpses is not None, "what to follow"
+        pull = FramePull(model.frame_codes, glimpses, num_code_frames, sampling.follow)
     engine = make_engine(guided_conditions(conditions, sampling.guidance), max_steps)
     return sample_codes(
         engine,

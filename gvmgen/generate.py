@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gvmgen.checkpoint import ModelInfo, load_model, weights_file
-from gvmgen.decoding import SamplingConfig
+from gvmgen.decoding import SamplingConfig, check_follow
 from gvmgen.encoders.audio import AudioCodec
 from gvmgen.encoders.fingerprint import encoder_fingerprint
 from gvmgen.encoders.media import read_frames, read_waveform
@@ -263,6 +263,7 @@ class Composer:
         seeds = _seeds(seed, count)
         started = time.perf_counter()
         path, sampling = Path(video), sampling or self.sampling()
+        check_follow(self.model, sampling)
         duration_s = part_duration(path, start_s, duration_s)
         if preview_s is not None and not preview_s > 0:
             raise ValueError(f"a preview of {preview_s:g} s; give seconds above 0")
@@ -271,7 +272,7 @@ class Composer:
         lead_s = lead.shape[1] // CODE_RATE
         whole, heard = (lead.shape[1] + num_code_frames(each) for each in (duration_s, heard_s))
         plan = planned(whole, self.model.config.window_s, heard)
-        seen_s = min(duration_s, plan[-1].frames.stop / FRAME_RATE - lead_s)
+        seen_s = min(duration_s, plan[-1].frames_and_next.stop / FRAME_RATE - lead_s)
         watched = self._watch(path, start_s, seen_s, look, kept, progress)
         with self.engines.at_work():
             codes = compose(

@@ -46,6 +46,11 @@ class Window:
         """The video frames that it sees."""
         return slice(self.start * FRAME_RATE // CODE_RATE, -(-self.end * FRAME_RATE // CODE_RATE))
 
+    @property
+    def frames_and_next(self) -> slice:
+        """With the frame that comes after them, if there is one: it tells of a cut in the last second."""
+        return slice(self.frames.start, self.frames.stop + 1)
+
 
 def planned(total: int, window_s: int, heard: int | None = None) -> list[Window]:
     """Cut `total` code frames into stretches of `window_s`, each going on from the end of the last.
@@ -97,7 +102,7 @@ def compose(
             progress("composing", min(start + done, total), total)
 
         seen = conditions[window.frames].flatten(0, 1)  # [F, M, dim] -> [F * M, dim]
-        glimpsed = None if glimpses is None else glimpses[window.frames].expand(len(seeds), -1, -1)
+        glimpsed = None if glimpses is None else glimpses[window.frames_and_next].expand(len(seeds), -1, -1)
         make = partial(
             generate_codes,
             model,

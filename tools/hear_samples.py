@@ -37,15 +37,13 @@ def main(
     codec = AudioCodec.load(encoder_config(settings["train"]["preset"]))
     with SummaryWriter(str(run / "tensorboard" / "samples")) as board:
         while True:
-            silent = list(unheard(run))
-            for path in silent:
+            new = unheard(run)
+            for path in new:
                 typer.echo(hear(codec, path, board))
             board.flush()
             if not follow:
-                if not silent:
-                    typer.echo(
-                        f"{run}: holds no sample that is not heard; gvm-train --samples-every makes some"
-                    )
+                if not new:
+                    typer.echo(f"{run}: no sample is new; gvm-train --samples-every makes some")
                 return
             time.sleep(LOOK_EVERY_S)
 

@@ -33,6 +33,7 @@ from tests.gvmgen.networks import TINY, make_network
 from tools.pocket.init_untrained import CLIP_CONFIG, codec_config, draw_codebooks
 
 GREEDY = SamplingConfig(temperature=0.0)
+FOLLOWING = SamplingConfig(temperature=0.0, guidance=1.0, follow=1e6)  # so that nothing else counts
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,21 @@ def test_a_later_window_hears_the_music_before_it(conditions: Tensor) -> None:
     assert not torch.equal(*ends)
 
 
+def test_the_last_second_of_a_window_follows_the_frame_after_it_too(conditions: Tensor) -> None:
+    network = make_network(window_s=3, frame_codes=True)
+    torch.nn.init.normal_(network.frame_codes.heads.weight)
+    glimpses = torch.randn(5, 2 * TINY.feature_dim, generator=torch.Generator().manual_seed(0))
+    other = torch.cat(
+        [glimpses[:3], -glimpses[3:4], glimpses[4:]]
+    )  # a frame that the first window does not see
+    first, second = (
+        compose(network, conditions, planned(230, 3), FOLLOWING, seeds=[0], glimpses=each)
+        for each in (glimpses, other)
+    )
+    assert torch.equal(first[:, :, :100], second[:, :, :100])
+    assert not torch.equal(first[:, :, 100:150], second[:, :, 100:150])
+
+
 def test_a_long_piece_sounds_as_if_it_were_decoded_at_once(
     codec: AudioCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,9 +168,7 @@ def test_a_video_seen_in_stretches_is_what_it_is_seen_at_once(
 
 
 def test_music_follows_what_its_frames_say_in_every_window(composer: Composer, video: Path) -> None:
-    """So strongly that nothing else counts: then it is the same music whatever went before."""
-    sampling = composer.sampling(follow=1e6, temperature=0.0, guidance=1.0)
-    music = composer.score(video, sampling=sampling)
+    music = composer.score(video, sampling=FOLLOWING)
     watched = composer._watch(video, 0.0, 1.48, None, windows.UNKEPT, windows.silent)
     codes = composer.model.frame_codes
     seen, blind = (
@@ -162,6 +176,15 @@ def test_music_follows_what_its_frames_say_in_every_window(composer: Composer, v
         for glimpses in (watched["glimpses"], 0 * watched["glimpses"])
     )
     assert torch.equal(music.codes, (seen - blind).argmax(-1)[0])
+
+
+def test_a_model_that_cannot_follow_frames_says_so_before_it_watches(
+    codec: AudioCodec, composer: Composer, tmp_path: Path
+) -> None:
+    network = make_network(codebook_size=2048)
+    other = Composer(network, composer.info, composer.video, codec, choose_engines(network), "other")
+    with pytest.raises(ValueError, match="follow is 2, but this model has no frame_codes"):
+        other.score(tmp_path / "nowhere.mp4", sampling=SamplingConfig(follow=2.0))
 
 
 def test_music_is_as_long_as_its_video_to_the_sample(composer: Composer, video: Path) -> None:
