@@ -118,7 +118,7 @@ def kept_bytes(network: GVMGen, config: TrainConfig, num_segments: int) -> tuple
         torch.autocast("cpu", precision, enabled=config.precision != "no"),
         saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        logits, mask = network(features, codes)
+        logits, mask = network(features, codes, by_frames=config.train == "frame-codes")
         _loss = code_losses(logits, codes, mask).mean()  # held: its graph holds what is kept
     copies = others = 0.0
     for storage, tensor in kept.items():

@@ -137,8 +137,8 @@ FLAGS = {  # of every command, in any order: scripts and habits hang on them. Wh
     ),
     "gvm-gen": (
         "--output -o --suffix --seed --takes --evaluator --from --to --duration --preview --continue-from "
-        "--ending --loudness --sample-rate --stereo --original --guidance --top-k --top-p --temperature "
-        "--model --preset --runs --device --precision --fresh --json"
+        "--ending --loudness --sample-rate --stereo --original --guidance --follow --top-k --top-p "
+        "--temperature --model --preset --runs --device --precision --fresh --json"
     ),
     "gvm-prep crawl-manifest": (
         "--out --segment-s --stride-s --min-s --num-shards --test-share --seed --append "

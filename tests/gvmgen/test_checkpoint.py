@@ -105,7 +105,10 @@ def test_every_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
         ('["a", "list"]', "is no configuration of a GVMGen model"),
         ('{"format_version": 1, "preset": "pocket"}', "has no 'model'"),
         ('{"format_version": 1, "model": {}}', "has no 'preset'"),
-        ('{"format_version": 1, "model": {"dim": "wide"}, "preset": "pocket"}', "dim is 'wide', no int"),
+        (
+            '{"format_version": 1, "model": {"dim": "wide"}, "preset": "pocket"}',
+            "dim is 'wide'; it must be a whole number",
+        ),
         ('{"format_version": 1, "model": {}, "preset": "pocket", "sampling": {"top": 1}}', "top_k, top_p"),
         ('{"format_version": 1, "model": {}, "preset": "pocket", "sampling": [8]}', "sampling is [8]; give"),
         ('{"format_version": 1, "model": {}, "preset": "pocket", "sampling": {"top_k": "8"}}', "of numbers"),

@@ -17,6 +17,7 @@ from gvmgen.cli import train_main
 from gvmgen.config import OPTIMIZERS, TrainConfig
 from gvmgen.estimate import GB, Memory, empty_batch, estimate_memory, kept_bytes, memory_of
 from gvmgen.flops import forward_flops
+from gvmgen.learnable import choose_learnable
 from gvmgen.machine import matrix_rate
 from gvmgen.model import GVMGen
 from gvmgen.optimiser import make_optimiser, moment_bytes
@@ -96,6 +97,7 @@ def test_moments_of_8_bits_stay_where_they_are_asked_and_are_never_shared(
     text = estimate_memory(replace(CONFIG, optimizer="adamw8bit"))
     with FakeTensorMode():
         network = GVMGen(CONFIG.model_config).train()
+        choose_learnable(network, CONFIG)
         smaller = replace(CONFIG, optimizer="adamw8bit", grad_accum=CONFIG.batch_size, recompute=True)
         peaks = [memory_of(network, replace(smaller, optimizer=name)).peak for name in OPTIMIZERS]
     assert peaks[1] < 0.9 * peaks[0]
