@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -169,6 +170,41 @@ def generate_codes(
         progress=progress,
         pull=pull,
     )
+
+
+def generate_in_groups(
+    num_groups: int,
+    model: GVMGen,
+    conditions: Tensor,
+    num_code_frames: int,
+    sampling: SamplingConfig,
+    seeds: Sequence[int],
+    prompt: Tensor,
+    progress: Progress,
+    make_engine: EngineMaker | None,
+    glimpses: Tensor | None,
+) -> Tensor:
+    """As `generate_codes`, with a thread for every group of rows. progress: hears of the first group."""
+    num_groups = min(num_groups, len(seeds))
+    bounds = [len(seeds) * group // num_groups for group in range(num_groups + 1)]
+
+    def generate(first: int, last: int) -> Tensor:
+        return generate_codes(
+            model,
+            conditions[first:last],
+            num_code_frames,
+            sampling,
+            seeds[first:last],
+            prompt[first:last],
+            progress if first == 0 else None,
+            make_engine,
+            None if glimpses is None else glimpses[first:last],
+        )
+
+    if num_groups == 1:
+        return generate(0, len(seeds))
+    with one_thread(), ThreadPoolExecutor(num_groups) as pool:
+        return torch.cat(list(pool.map(generate, bounds[:-1], bounds[1:])))
 
 
 def first_codes(model: GVMGen, batch: int, prompt: Tensor | None) -> Tensor:

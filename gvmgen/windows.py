@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gvmgen.decoding import EngineMaker, SamplingConfig, generate_codes
+from gvmgen.decoding import EngineMaker, SamplingConfig, generate_in_groups
 from gvmgen.encoders.audio import AudioCodec
 from gvmgen.finish.sound import Sound
 from gvmgen.model import GVMGen
@@ -86,11 +86,13 @@ def compose(
     kept: Unkept = UNKEPT,
     lead: Tensor | None = None,
     glimpses: Tensor | None = None,
+    num_groups: int = 1,
 ) -> Tensor:
     """Codes int64 [B, K, T], a row a seed, for a video's conditions [F, M, dim], window by window.
 
     lead: codes int64 [K, T'] that every row begins with; frames and plan count from their beginning.
     glimpses: [F, 2 D], which `sampling.follow` needs.
+    num_groups: of rows that are composed at once, each by a thread of its own.
     """
     if lead is None:
         lead = no_lead(model)
@@ -104,7 +106,8 @@ def compose(
         seen = conditions[window.frames].flatten(0, 1)  # [F, M, dim] -> [F * M, dim]
         glimpsed = None if glimpses is None else glimpses[window.frames_and_next].expand(len(seeds), -1, -1)
         make = partial(
-            generate_codes,
+            generate_in_groups,
+            num_groups,
             model,
             seen.expand(len(seeds), -1, -1),  # [F * M, dim] -> [B, F * M, dim]
             window.stop - window.start,

@@ -15,8 +15,8 @@ from gvmgen.fast.build import BuildError
 from gvmgen.fast.engine import PackedDecoder, Precision, unsupported
 from gvmgen.model import GVMGen
 
-# Below this many weights one thread is quick enough: several would wait for one another more than they
-# compute, for minutes where the processors are busy.
+# Below this many weights a step takes one thread: several would wait for one another more than they
+# compute, for minutes where the processors are busy. Groups of pieces need not wait for one another.
 LITTLE = 20_000_000
 
 
@@ -27,6 +27,7 @@ class Engines:
     make: Callable[[Tensor, int], DecodingEngine]
     description: str
     in_one_thread: bool = False  # PyTorch is quickest so
+    num_groups: int = 1  # of pieces that are composed at once, each group by a thread of its own
 
     def at_work(self) -> AbstractContextManager[None]:
         """Within, PyTorch has the threads that suit the engine."""
@@ -45,12 +46,14 @@ def choose_engines(model: GVMGen, precision: str = "auto") -> Engines:
     if reason is None:
         wanted: Precision = "int8" if precision == "auto" else precision  # type: ignore[assignment]
         try:
-            packed = PackedDecoder(model, wanted, num_threads=1 if is_little(model) else None)
+            little = is_little(model)
+            packed = PackedDecoder(model, wanted, num_threads=1 if little else None)
         except BuildError as error:
             reason = str(error)
         else:
             threads = "1 thread" if packed.num_threads == 1 else f"{packed.num_threads} threads"
-            return Engines(packed.engine, f"{wanted}, compiled, {threads}")
+            num_groups = torch.get_num_threads() if little else 1
+            return Engines(packed.engine, f"{wanted}, compiled, {threads}", num_groups=num_groups)
     return plain_engines(model, precision, reason)
 
 

@@ -3,9 +3,9 @@
 //
 // Layout. A matrix [outputs, inputs] is cut into blocks of 64 outputs. Inputs are taken in words of 4 bytes:
 // one float, two bfloat16 or four 8-bit integers. A block holds, word by word, the 64 outputs' words side by
-// side, so a thread reads one unbroken stream, and 16 outputs fill the 16 lanes of a vector: no horizontal
-// sums. The same code then serves the three precisions; they differ in `dot` alone. A cache of keys is such a
-// matrix whose outputs are positions, a cache of values one whose inputs are.
+// side, so a thread reads one unbroken stream, and each lane of a vector sums an output of its own: no
+// horizontal sums. The same code then serves the three precisions; they differ in `dot` alone. A cache of keys
+// is such a matrix whose outputs are positions, a cache of values one whose inputs are.
 //
 // Each row's arithmetic is the same whatever the number of rows and threads: an output is summed by one
 // thread, in one order. So the same seed gives the same music, alone or among others.
@@ -21,16 +21,23 @@
 
 namespace {
 
-constexpr int VECTORS = 4;  // a block's width: enough independent sums to hide a product's latency
-constexpr int BLOCK = LANES * VECTORS;
+constexpr int BLOCK = 64;  // outputs side by side
+constexpr int VECTORS = BLOCK / LANES;
 constexpr int HEAD_DIM = 64;  // so a head's query, key and value are one block each
+constexpr int LINES = 4;      // that a block's words of the same inputs fill
+constexpr int LINE_WORDS = BLOCK / LINES;
 constexpr int MAX_ROWS = 32;
 constexpr float NORM_EPS = 1e-5f;
 constexpr int64_t AHEAD = 2;         // rows whose scales are asked for before they are read
 constexpr int64_t CHUNK_WORDS = 64;  // 16 KB of a block, which the nearest cache of a processor holds
 constexpr int64_t LEAD = 256;        // lines between what is read and what is asked for: a chunk
 constexpr int64_t PAGE = 64;         // lines; the processor's own foresight ends with one
-constexpr int64_t TILE_ROWS = 4;     // 4 x 4 sums, 4 weights and 1 input lie in the 32 vector registers
+constexpr int64_t TILE_ROWS = 4;     // with AVX-512 4 x 4 sums, 4 weights and 1 input lie in the 32 registers
+
+struct Line {  // what memory hands over at once
+    uint32_t words[LINE_WORDS];
+};
+static_assert(sizeof(Line) == 64 && BLOCK == LANES * VECTORS);
 
 // ---- what Python hands over (abi.py mirrors these structures) ----------------------------------------
 
@@ -126,7 +133,7 @@ void on_threads(int threads, Work work) {
 // are multiplied, a line after the other. Where many are, they ask for the lines of PAGES pages in turn, since
 // the processor then foresees the way through each of them.
 struct Ask {
-    const Words* lines;
+    const Line* lines;
     int64_t per_word;   // lines that are asked for beside each word
     int64_t first = 0;  // in pages: how many of the lines others ask for
 };
@@ -134,14 +141,15 @@ constexpr int64_t PAGES = LEAD / PAGE;
 static_assert(CHUNK_WORDS == Int8::GROUP_WORDS, "a group's start is added once");
 
 // What comes LEAD lines after lines [at, at + size) of a stream: in it, or in the one that is read next.
-const Words* coming(const Words* stream, int64_t num_lines, const void* next, int64_t at, int64_t size) {
+const Line* coming(const Line* stream, int64_t num_lines, const void* next, int64_t at, int64_t size) {
     if (at + LEAD + size <= num_lines || !next) return stream + at + LEAD;
-    return (const Words*)next + std::max<int64_t>(0, at + LEAD - num_lines);
+    return (const Line*)next + std::max<int64_t>(0, at + LEAD - num_lines);
 }
 
-// Sums of words [first, first + num_words) of one block for some rows; they are added to `out`.
+// Sums of words [first, first + num_words) of one block for some rows; they are added to `out`. Lines are read
+// in their order in memory: where the sums outnumber the registers, moving them costs less than skipping lines.
 template <class Format, int ROWS, bool IN_PAGES = false>
-void products(const Words* weights, int64_t num_words, const Row* rows, int64_t first, Ask ask,
+void products(const Line* lines, int64_t num_words, const Row* rows, int64_t first, Ask ask,
               Floats (*out)[VECTORS]) {
     const int64_t group = first / Format::GROUP_WORDS;
     typename Format::Sum sums[ROWS][VECTORS];
@@ -155,14 +163,15 @@ void products(const Words* weights, int64_t num_words, const Row* rows, int64_t 
                 sums[r][v] = out[r][v];
     }
     for (int64_t k = 0; k < num_words; k++) {
-        for (int64_t line = 0; line < VECTORS; line++) {
+        for (int64_t line = 0; line < LINES; line++) {
             const int64_t n = k * ask.per_word + line, m = ask.first + n;
-            const Words* asked = ask.lines + (IN_PAGES ? m % PAGES * PAGE + m / PAGES : n);
+            const Line* asked = ask.lines + (IN_PAGES ? m % PAGES * PAGE + m / PAGES : n);
             if (line < ask.per_word) __builtin_prefetch(asked, 0, 2);
         }
+        const Words* weights = (const Words*)(lines + k * LINES);
         for (int r = 0; r < ROWS; r++)
             for (int v = 0; v < VECTORS; v++)
-                sums[r][v] = Format::dot(sums[r][v], weights[k * VECTORS + v], inputs[r][k]);
+                sums[r][v] = Format::dot(sums[r][v], weights[v], inputs[r][k]);
     }
     for (int r = 0; r < ROWS; r++)
         for (int v = 0; v < VECTORS; v++)
@@ -175,35 +184,35 @@ void products(const Words* weights, int64_t num_words, const Row* rows, int64_t 
 // The same for any number of rows: memory is read for the first few, the others find the words in the
 // processor's nearest cache, and each few ask for their share of what comes.
 template <class Format>
-void products(const Words* weights, int64_t num_words, const Row* rows, int64_t num_rows, int64_t first,
-              const Words* asked, Floats (*out)[VECTORS]) {
+void products(const Line* lines, int64_t num_words, const Row* rows, int64_t num_rows, int64_t first,
+              const Line* asked, Floats (*out)[VECTORS]) {
     const int64_t num_tiles = (num_rows + TILE_ROWS - 1) / TILE_ROWS;
     for (int64_t tile = 0; tile < num_tiles; tile++) {
         const int64_t r = tile * TILE_ROWS;
-        const int64_t begin = VECTORS * tile / num_tiles, end = VECTORS * (tile + 1) / num_tiles;
+        const int64_t begin = LINES * tile / num_tiles, end = LINES * (tile + 1) / num_tiles;
         const bool in_pages = num_rows - r >= TILE_ROWS;
         const Ask ask = {asked + (in_pages ? 0 : begin * num_words), end - begin, begin * num_words};
         switch (std::min<int64_t>(TILE_ROWS, num_rows - r)) {
-            case 1: products<Format, 1>(weights, num_words, rows + r, first, ask, out + r); break;
-            case 2: products<Format, 2>(weights, num_words, rows + r, first, ask, out + r); break;
-            case 3: products<Format, 3>(weights, num_words, rows + r, first, ask, out + r); break;
-            default: products<Format, 4, true>(weights, num_words, rows + r, first, ask, out + r);
+            case 1: products<Format, 1>(lines, num_words, rows + r, first, ask, out + r); break;
+            case 2: products<Format, 2>(lines, num_words, rows + r, first, ask, out + r); break;
+            case 3: products<Format, 3>(lines, num_words, rows + r, first, ask, out + r); break;
+            default: products<Format, 4, true>(lines, num_words, rows + r, first, ask, out + r);
         }
     }
 }
 
-// Products of blocks [begin, end) of a matrix with some rows; sink(row, first output of 16, their sums).
+// Products of blocks [begin, end) of a matrix with some rows; sink(row, first output of a vector, their sums).
 // next: what is read after them.
 template <class Format, class Sink>
 void multiply(const Matrix& matrix, int64_t begin, int64_t end, const Row* rows, int64_t num_rows,
               const void* next, Sink sink) {
-    const int64_t num_words = matrix.inputs / Format::PER_WORD, num_lines = (end - begin) * num_words * VECTORS;
-    const Words* stream = (const Words*)matrix.words + begin * num_words * VECTORS;
+    const int64_t num_words = matrix.inputs / Format::PER_WORD, num_lines = (end - begin) * num_words * LINES;
+    const Line* stream = (const Line*)matrix.words + begin * num_words * LINES;
     Floats out[MAX_ROWS][VECTORS];
     for (int64_t b = begin, at = 0; b < end; b++) {
         std::fill(out[0], out[num_rows], Floats{});
         for (int64_t first = 0; first < num_words; first += CHUNK_WORDS) {
-            const int64_t count = std::min(CHUNK_WORDS, num_words - first), size = count * VECTORS;
+            const int64_t count = std::min(CHUNK_WORDS, num_words - first), size = count * LINES;
             products<Format>(stream + at, count, rows, num_rows, first,
                              coming(stream, num_lines, next, at, size), out);
             at += size;
@@ -359,8 +368,8 @@ class Worker {
         return block_at(matrix, share(matrix, thread_));
     }
 
-    const Words* block_at(const Matrix& matrix, int64_t index) const {
-        return (const Words*)matrix.words + index * VECTORS * (matrix.inputs / PER_WORD);
+    const Line* block_at(const Matrix& matrix, int64_t index) const {
+        return (const Line*)matrix.words + index * LINES * (matrix.inputs / PER_WORD);
     }
 
     // What is read once a head is done: the next head's blocks, or the next matrix.
@@ -420,8 +429,8 @@ class Worker {
         const uint32_t* key = (const uint32_t*)keys_at(cache, r, head) +
                               position / BLOCK * HEAD_WORDS * BLOCK + position % BLOCK;
         for (int i = 0; i < HEAD_WORDS; i++) __builtin_prefetch(key + i * BLOCK, 1);
-        const Words* values = values_at(cache, r, head) + position / PER_WORD * VECTORS;
-        for (int v = 0; v < VECTORS; v++) __builtin_prefetch(values + v, 1);
+        const Line* values = values_at(cache, r, head) + position / PER_WORD * LINES;
+        for (int i = 0; i < LINES; i++) __builtin_prefetch(values + i, 1);
         if (!Format::HAS_SCALES) return;
         __builtin_prefetch(cache.key_scales + cache_at(cache, r, head) + position, 1);
         __builtin_prefetch(cache.value_scales + cache_at(cache, r, head) + position, 1);
@@ -452,12 +461,12 @@ class Worker {
         return (cache.pasts[rows_.slots[row]] * d_.num_heads + head) * cache.capacity;
     }
 
-    const Words* keys_at(const Cache& cache, int64_t row, int64_t head) const {
-        return (const Words*)cache.keys + cache_at(cache, row, head) * HEAD_WORDS / LANES;
+    const Line* keys_at(const Cache& cache, int64_t row, int64_t head) const {
+        return (const Line*)cache.keys + cache_at(cache, row, head) * HEAD_WORDS / LINE_WORDS;
     }
 
-    const Words* values_at(const Cache& cache, int64_t row, int64_t head) const {
-        return (const Words*)cache.values + cache_at(cache, row, head) * HEAD_WORDS / LANES;
+    const Line* values_at(const Cache& cache, int64_t row, int64_t head) const {
+        return (const Line*)cache.values + cache_at(cache, row, head) * HEAD_WORDS / LINE_WORDS;
     }
 
     // While a head's weights stream in, or the rows before are attended to, memory fetches a row's scales.
@@ -478,7 +487,7 @@ class Worker {
                 const void* after) {
         ask_for_scales(cache, r + AHEAD, head);
         const int64_t at = cache_at(cache, r, head);
-        const Words* values = values_at(cache, r, head);
+        const Line* values = values_at(cache, r, head);
         score(keys_at(cache, r, head), cache.key_scales + at, head_part(r, 0), length, values);
         if (bias)
             for (int64_t i = 0; i < length; i++) scores_[i] += bias[i];
@@ -489,7 +498,7 @@ class Worker {
         mix(values, length, 1 / total, next, &shared_.mixed[r * d_.dim + head * HEAD_DIM]);
     }
 
-    void score(const Words* keys, const float* scales, const float* query, int64_t length, const void* next) {
+    void score(const Line* keys, const float* scales, const float* query, int64_t length, const void* next) {
         float scaled[HEAD_DIM];
         for (int i = 0; i < HEAD_DIM; i++) scaled[i] = query[i] * 0.125f;  // 1 / sqrt(64)
         uint32_t words[HEAD_WORDS];
@@ -497,11 +506,11 @@ class Worker {
         int32_t start;
         Row row = {words, &scale, &start};
         Format::encode(scaled, HEAD_DIM, row);
-        constexpr int64_t SIZE = HEAD_WORDS * VECTORS;  // lines of a block
+        constexpr int64_t SIZE = HEAD_WORDS * LINES;  // of a block
         const int64_t num_lines = (length + BLOCK - 1) / BLOCK * SIZE;
         for (int64_t first = 0, at = 0; first < length; first += BLOCK, at += SIZE) {
             Floats sums[1][VECTORS] = {};
-            const Ask ask = {coming(keys, num_lines, next, at, SIZE), VECTORS};
+            const Ask ask = {coming(keys, num_lines, next, at, SIZE), LINES};
             products<Format, 1>(keys + at, HEAD_WORDS, &row, 0, ask, sums);
             for (int v = 0; v < VECTORS; v++) {
                 if (Format::HAS_SCALES) sums[0][v] *= load(scales + first + v * LANES);
@@ -528,7 +537,7 @@ class Worker {
     }
 
     // Eight bits would lose the many small weights beside a large one: what they leave is a second row.
-    void mix(const Words* values, int64_t length, float scale, const void* next, float* out) {
+    void mix(const Line* values, int64_t length, float scale, const void* next, float* out) {
         constexpr int ROWS = Format::HAS_SCALES ? 2 : 1;
         const int64_t padded = (length + LANES - 1) / LANES * LANES;
         if constexpr (Format::HAS_SCALES)
@@ -538,8 +547,8 @@ class Worker {
         Floats sums[ROWS][VECTORS] = {};
         const int64_t num_words = (length + PER_WORD - 1) / PER_WORD;
         for (int64_t first = 0; first < num_words; first += CHUNK_WORDS) {
-            const int64_t count = std::min(CHUNK_WORDS, num_words - first), at = first * VECTORS;
-            const Ask ask = {coming(values, num_words * VECTORS, next, at, count * VECTORS), VECTORS};
+            const int64_t count = std::min(CHUNK_WORDS, num_words - first), at = first * LINES;
+            const Ask ask = {coming(values, num_words * LINES, next, at, count * LINES), LINES};
             products<Format, ROWS>(values + at, count, weights_.rows.data(), first, ask, sums);
         }
         for (int v = 0; v < VECTORS; v++) {

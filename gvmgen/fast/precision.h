@@ -21,13 +21,20 @@
 
 namespace {
 
+// As many lanes as a register of the processor has: GCC takes wider vectors through memory, piece by piece.
+#if defined(__AVX512VNNI__)
 constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
 
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef int8_t Bytes __attribute__((vector_size(16)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 
 template <class To, class From>
 To bits(From x) {
@@ -136,50 +143,47 @@ struct Bf16 {
     static uint32_t stored(uint32_t word) { return word; }
 };
 
-struct Int8 {  // weights and keys are stored plus 128: the processor multiplies unsigned by signed bytes
+struct Int8 {  // weights and keys are stored plus 128: AVX-512 multiplies unsigned by signed bytes
     using Sum = Ints;
     static constexpr int PER_WORD = 4;
     static constexpr int GROUP_WORDS =
         64;  // 256 inputs share a scale, so an outlier spoils only its own group
     static constexpr bool HAS_SCALES = true;
-
-    static Sum dot(Sum sum, Words w, uint32_t input) {
+    // OFFSET: what `dot` leaves on the weights; a group's start takes it off.
 #if defined(__AVX512VNNI__)
+    static constexpr int32_t OFFSET = 128;
+    static Sum dot(Sum sum, Words w, uint32_t input) {
         return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, _mm512_set1_epi32(int(input)));
-#elif defined(__AVX2__)  // two bytes at a time as 16-bit integers: vpmaddubsw would saturate
-        int even = int((input << 24 >> 24 ^ 0x80) - 0x80) & 0xffff, odd = int8_t(input >> 8) & 0xffff;
-        even |= int(uint32_t(int8_t(input >> 16)) << 16);
-        odd |= int(uint32_t(int8_t(input >> 24)) << 16);
-        __m256i halves[2], sums[2];
-        std::memcpy(halves, &w, sizeof w);
-        std::memcpy(sums, &sum, sizeof w);
-        for (int h = 0; h < 2; h++) {
-            __m256i low = _mm256_and_si256(halves[h], _mm256_set1_epi16(0xff));
-            __m256i high = _mm256_srli_epi16(halves[h], 8);
-            sums[h] = _mm256_add_epi32(sums[h], _mm256_madd_epi16(low, _mm256_set1_epi32(even)));
-            sums[h] = _mm256_add_epi32(sums[h], _mm256_madd_epi16(high, _mm256_set1_epi32(odd)));
-        }
-        std::memcpy(&sum, sums, sizeof w);
-        return sum;
+    }
+#elif defined(__AVXVNNI__)
+    static constexpr int32_t OFFSET = 128;
+    static Sum dot(Sum sum, Words w, uint32_t input) {
+        return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)w, _mm256_set1_epi32(int(input)));
+    }
+#elif defined(__AVX2__)
+    static constexpr int32_t OFFSET = 0;
+    static Sum dot(Sum sum, Words w, uint32_t input) {
+        const __m256i weights = _mm256_xor_si256((__m256i)w, _mm256_set1_epi8(-128));
+        const __m256i inputs = _mm256_set1_epi32(int(input));
+        // unsigned by signed, so the inputs' signs go to the weights; 2 x 127 x 127 just does not saturate
+        const __m256i pairs =
+            _mm256_maddubs_epi16(_mm256_abs_epi8(inputs), _mm256_sign_epi8(weights, inputs));
+        return sum + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    }
 #elif defined(__ARM_FEATURE_DOTPROD)
-        int8x16_t weights[4];
-        int32x4_t sums[4];
-        Words signed_weights = w ^ 0x80808080u;
-        std::memcpy(weights, &signed_weights, sizeof w);
-        std::memcpy(sums, &sum, sizeof w);
-        int8x16_t inputs = vreinterpretq_s8_u32(vdupq_n_u32(input));
-        // `starts` takes off 128 times the inputs; here the offset is already gone, so it is put back
-        int32x4_t offset = vdotq_s32(vdupq_n_s32(0), vreinterpretq_s8_u8(vdupq_n_u8(64)), inputs);
-        for (int i = 0; i < 4; i++)
-            sums[i] = vaddq_s32(vdotq_s32(sums[i], weights[i], inputs), vaddq_s32(offset, offset));
-        std::memcpy(&sum, sums, sizeof w);
-        return sum;
+    static constexpr int32_t OFFSET = 0;
+    static Sum dot(Sum sum, Words w, uint32_t input) {
+        const int8x16_t weights = vreinterpretq_s8_u32((uint32x4_t)(w ^ 0x80808080u));
+        return (Ints)vdotq_s32((int32x4_t)sum, weights, vreinterpretq_s8_u32(vdupq_n_u32(input)));
+    }
 #else
+    static constexpr int32_t OFFSET = 128;
+    static Sum dot(Sum sum, Words w, uint32_t input) {
         for (int byte = 0; byte < 4; byte++)
             sum += (Ints)(w >> (8 * byte) & 0xffu) * int32_t(int8_t(input >> (8 * byte)));
         return sum;
-#endif
     }
+#endif
     static void encode(const float* x, int64_t n, Row row) {
         const int64_t group = GROUP_WORDS * PER_WORD;
         for (int64_t first = 0; first < n; first += group, row.scales++, row.starts++)
@@ -195,7 +199,7 @@ struct Int8 {  // weights and keys are stored plus 128: the processor multiplies
             store(out + i, numbers);
         }
         *scale = limit / 127;
-        *start = -128 * sum_lanes(sum);
+        *start = -OFFSET * sum_lanes(sum);
     }
     // Two rows whose sum is x to 16 bits: the second holds what the first rounds off, at most half a unit.
     static void encode_finely(const float* x, int64_t n, Row coarse, Row fine) {
@@ -213,7 +217,8 @@ struct Int8 {  // weights and keys are stored plus 128: the processor multiplies
                 store((int8_t*)fine.words + i, rest);
             }
             coarse.scales[number] = unit, fine.scales[number] = unit / 254;
-            coarse.starts[number] = -128 * sum_lanes(sum), fine.starts[number] = -128 * sum_lanes(fine_sum);
+            coarse.starts[number] = -OFFSET * sum_lanes(sum);
+            fine.starts[number] = -OFFSET * sum_lanes(fine_sum);
         }
     }
     static float largest(const float* x, int64_t n) {  // of the absolute values

@@ -15,6 +15,7 @@ from gvmgen.decoding import (
     SamplingConfig,
     choose,
     generate_codes,
+    generate_in_groups,
     guide,
     uniform_draws,
 )
@@ -207,6 +208,42 @@ def test_a_strong_pull_composes_what_the_frames_say_each_row_by_its_own() -> Non
     assert torch.equal(composed, (seen - blind).argmax(-1))
     alone = generate_codes(network, conditions[1:], 20, greedy, seeds=[2], glimpses=glimpses[1:])
     assert torch.equal(alone[0], composed[1])
+
+
+@pytest.mark.parametrize("num_groups", [1, 2, 3, 9])
+def test_groups_of_rows_compose_what_they_compose_together(num_groups: int) -> None:
+    network = following_network()
+    conditions, glimpses = make_conditions(network, 3), network.frame_codes.glimpses(make_features(3, 3))
+    sampling, prompt, done = SamplingConfig(top_k=0, follow=0.1), make_codes(3, 2), []
+    together = generate_codes(network, conditions, 20, sampling, [5, 6, 7], prompt, glimpses=glimpses)
+    threads = torch.get_num_threads()
+    grouped = generate_in_groups(
+        num_groups,
+        network,
+        conditions,
+        20,
+        sampling,
+        [5, 6, 7],
+        prompt,
+        lambda step, of: done.append((step, of)),
+        None,
+        glimpses,
+    )
+    assert torch.equal(grouped, together)
+    assert done[-1] == (23, 23)
+    assert torch.get_num_threads() == threads
+
+
+def test_whoever_stops_a_group_hears_of_it() -> None:
+    network = make_network()
+
+    def stop(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate_in_groups(
+            2, network, make_conditions(network, 2), 9, FREE, [5, 6], make_codes(2, 1), stop, None, None
+        )
 
 
 def test_frame_codes_that_have_not_learned_pull_nowhere() -> None:

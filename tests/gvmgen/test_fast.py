@@ -204,6 +204,7 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_engines_are_chosen_by_what_the_network_is() -> None:
     assert choose_engines(make_network(**SIZES)).description == "int8, compiled, 1 thread"  # it is little
     assert choose_engines(make_network(**SIZES), "bf16").description == "bf16, compiled, 1 thread"
+    assert choose_engines(make_network(**SIZES)).num_groups == torch.get_num_threads()
     plain = "fp32, PyTorch (the compiled decoder wants heads of width 64, not"
     assert choose_engines(make_network()).description.startswith(plain)
     with pytest.raises(ValueError, match="wants heads of width 64"):

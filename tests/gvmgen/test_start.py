@@ -12,6 +12,7 @@ import torch
 
 from gvmgen.checkpoint import load_model
 from gvmgen.fast.choice import choose_engines
+from gvmgen.generate import Composer
 from gvmgen.runs import MODEL_IN_THE_BOX
 
 SECONDS_TO_LOAD = {
@@ -43,6 +44,14 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+def test_on_a_processor_what_watches_computes_in_float32() -> None:
+    network = Composer.load(str(MODEL_IN_THE_BOX), device="cpu").model
+    assert load_model(MODEL_IN_THE_BOX)[0].transformation.output.weight.dtype == torch.float16
+    assert network.transformation.output.weight.dtype == torch.float32
+    assert network.frame_codes is not None
+    assert network.frame_codes.heads.weight.dtype == torch.float32
 
 
 @pytest.fixture
