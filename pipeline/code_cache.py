@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from isal import isal_zlib
 
 from pipeline.jsonl import to_line
 from pipeline.manifest import Segment
@@ -73,4 +73,4 @@ class CodeCache:
 
 
 def _checksum(data: bytes) -> bytes:
-    return zlib.crc32(data).to_bytes(CHECK_BYTES, "little")
+    return isal_zlib.crc32(data).to_bytes(CHECK_BYTES, "little")

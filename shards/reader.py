@@ -14,7 +14,6 @@ import os
 import random
 import re
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from isal import isal_zlib
 
 from shards.feature_codec import Int8Codec
 from shards.record import SampleRecord, ShardRecord, canonical_json, remedy
@@ -154,7 +154,7 @@ class ShardSet:
                 for done in range(0, field.size, CHECK_BYTES):
                     piece = scratch[: min(CHECK_BYTES, field.size - done)]
                     _fill(ref, opened, piece, field.offset + done)
-                    checksum = zlib.crc32(piece, checksum)
+                    checksum = isal_zlib.crc32(piece, checksum)
                 _compare(ref, name, checksum)
 
 
@@ -286,7 +286,7 @@ def _read_field(ref: SampleRef, opened: _Opened, name: str) -> bytearray:
     field = ref.record.fields[name]
     payload = bytearray(field.size)
     _fill(ref, opened, memoryview(payload), field.offset)
-    _compare(ref, name, zlib.crc32(payload))
+    _compare(ref, name, isal_zlib.crc32(payload))
     return payload
 
 
@@ -343,7 +343,7 @@ def _stream_shard(found: Iterator[dict[str, Any]], tar: Path, record: ShardRecor
         ref = SampleRef(tar, record.tar_bytes, sample, record.feature_codec)
         payloads = _next_payloads(found, ref)
         for name in FIELDS:
-            _compare(ref, name, zlib.crc32(payloads[name]))
+            _compare(ref, name, isal_zlib.crc32(payloads[name]))
         yield _decode(ref, payloads)
     surplus = next(found, None)
     if surplus is not None:

@@ -10,12 +10,13 @@ import hashlib
 import os
 import shutil
 import threading
-import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+
+from isal import isal_zlib
 
 from shards.record import FieldRecord, canonical_json
 from shards.remote import RemotePath
@@ -50,7 +51,7 @@ class Extent:
             return f"its tar ends at byte {self.start + len(content)}"
         for name, f in self.fields.items():
             begin = f.offset - self.start
-            if zlib.crc32(memoryview(content)[begin : begin + f.size]) != f.crc32:
+            if isal_zlib.crc32(memoryview(content)[begin : begin + f.size]) != f.crc32:
                 return f"{name} is damaged: its checksum differs from the commit record's"
         return None
 

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import tarfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
+from isal import isal_zlib
 
 from shards.feature_codec import Int8Codec, num_saturated
 from shards.record import FieldRecord, SampleRecord, ShardRecord, canonical_json
@@ -200,7 +200,7 @@ class _Tar:
         if self.size - self._synced >= SYNC_BYTES:
             self._sync_behind()
             self._synced = self.size
-        crc32 = reduce(lambda crc, part: zlib.crc32(part, crc), parts[counted], 0)
+        crc32 = reduce(lambda crc, part: isal_zlib.crc32(part, crc), parts[counted], 0)
         hashing.result()
         return crc32
 
