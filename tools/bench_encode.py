@@ -335,6 +335,8 @@ def main() -> None:
     if unknown := set(parts) - set(BENCHES):
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
     sizes = TINY if options.tiny else FULL
+    if options.scratch:
+        options.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         videos = find_videos(options.videos, Path(folder) / "videos", sizes) if WITH_VIDEOS & {*parts} else []
         if not videos and WITH_VIDEOS & {*parts}:

@@ -19,12 +19,13 @@ _QUICK_GELU = (
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this build of torch has the operators, which torch.compile uses as well."""
+    """Whether this build of torch has the operators, which torch.compile uses as well, and the processor bf16."""
     return (
         device.type == "cpu"
         and dtype == torch.bfloat16
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
 
 
