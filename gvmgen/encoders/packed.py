@@ -19,7 +19,7 @@ _QUICK_GELU = (
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this build of torch has the operators, which torch.compile uses, too, and the processor bf16."""
+    """Whether torch has the operators, as torch.compile uses them, and the processor multiplies bf16."""
     return (
         device.type == "cpu"
         and dtype == torch.bfloat16
