@@ -114,7 +114,7 @@ def test_training_needs_neither_clip_nor_ffmpeg() -> None:
 
 def test_shards_need_no_torch() -> None:
     needed = set().union(*(packages(reachable(name)) for name in modules() if is_in(name, "shards")))
-    assert needed - set(sys.stdlib_module_names) == {"shards", "numpy", "webdataset", "fsspec"}
+    assert needed - set(sys.stdlib_module_names) == {"shards", "numpy", "webdataset", "fsspec", "isal"}
 
 
 APPS = {
