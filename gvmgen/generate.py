@@ -145,7 +145,7 @@ class Composer:
         device = device or best_device()
         check_device(device)
         network, info = load_model(folder, device)
-        if device == "cpu":  # few processors multiply float16: the others take ten times as long
+        if device == "cpu":  # few processors multiply float16: the others take eight times as long
             for part in filter(None, (network.transformation, network.frame_codes)):
                 part.float()
         if preset is not None and info.preset != preset:
