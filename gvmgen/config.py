@@ -50,6 +50,7 @@ class ModelConfig:
     code_rate: int = CODE_RATE  # Hz
     frame_rate: int = FRAME_RATE  # Hz
     window_s: int = 30  # seconds it is trained on, and composes at once
+    anchor_s: int = 0  # ours: of a piece's opening, that each later window begins with; 0: never learned
 
     def __post_init__(self) -> None:
         if self.feature_dim % self.transformation_num_heads:
@@ -71,6 +72,10 @@ class ModelConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.anchor_s <= self.window_s // 4:
+            raise ValueError(
+                f"anchor_s is {self.anchor_s}; it must be 0 to {self.window_s // 4}, a quarter of window_s"
+            )
 
     @property
     def pad_id(self) -> int:

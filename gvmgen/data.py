@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count, islice
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, Self, TypedDict, cast
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class Batch(TypedDict):
     keys: list[str]
     num_frames: Tensor | None  # int64 [B]; None where no row is padded
     num_code_frames: Tensor | None  # int64 [B]; None where no row is padded
+    anchored: Tensor | None  # bool [B]: rows that begin with an anchor; None where none does
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,43 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Window:
-    """The stretch of a segment that a batch shows."""
+class Stretch:
+    """Frames and codes of a segment, from a whole second on."""
 
     start_s: int
     num_frames: int
     num_code_frames: int
+
+    @classmethod
+    def of(cls, start_s: int, num_seconds: int) -> Self:
+        return cls(start_s, num_seconds * FRAME_RATE, num_seconds * CODE_RATE)
+
+    def cut_to(self, num_frames: int, num_code_frames: int) -> Self:
+        return replace(
+            self,
+            num_frames=min(self.num_frames, num_frames),
+            num_code_frames=min(self.num_code_frames, num_code_frames),
+        )
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a batch shows of a segment: a stretch, and before it, in some, an anchor from elsewhere."""
+
+    stretch: Stretch
+    anchor: Stretch | None = None
+
+    @property
+    def stretches(self) -> list[Stretch]:
+        return [self.stretch] if self.anchor is None else [self.anchor, self.stretch]
+
+    @property
+    def num_frames(self) -> int:
+        return sum(each.num_frames for each in self.stretches)
+
+    @property
+    def num_code_frames(self) -> int:
+        return sum(each.num_code_frames for each in self.stretches)
 
 
 @lru_cache(maxsize=3)
@@ -92,15 +124,27 @@ class BatchPlan:
         return [self.draw(position + rank * size + i) for i in range(size)]
 
 
-def crop_window(ref: SampleRef, crop_s: int | None, seed: int, epoch: int) -> Window:
-    """The segment, or random `crop_s` seconds of it from a whole second on: frames and codes stay in step."""
+def crop_window(ref: SampleRef, crop_s: int | None, seed: int, epoch: int, anchor_s: int = 0) -> Window:
+    """The segment, or random `crop_s` seconds of it from a whole second on: frames and codes stay in step.
+
+    anchor_s: half of the crops begin with so many seconds from elsewhere in the segment, the others are as
+    much longer, so that all rows of a batch are of one length.
+    """
     frames, code_frames = ref.record.num_frames, ref.record.num_code_frames
     whole_s = min(frames // FRAME_RATE, code_frames // CODE_RATE)
-    if crop_s is None or whole_s < crop_s:
-        return Window(0, frames, code_frames)
-    digest = hashlib.blake2b(f"{seed} {epoch} {ref.record.key}".encode(), digest_size=8).digest()
-    start_s = int.from_bytes(digest) % (whole_s - crop_s + 1)
-    return Window(start_s, crop_s * FRAME_RATE, crop_s * CODE_RATE)
+    if crop_s is None or whole_s < crop_s + anchor_s:
+        return Window(Stretch(0, frames, code_frames))
+
+    def draw(what: str, count: int) -> int:
+        text = f"{seed} {epoch} {ref.record.key}{what}"
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) % count
+
+    start_s = draw("", whole_s - crop_s + 1)
+    apart = [s for s in range(whole_s - anchor_s + 1) if s + anchor_s <= start_s or s >= start_s + crop_s]
+    if anchor_s and apart and draw(" is anchored", 2):
+        anchor = Stretch.of(apart[draw(" anchor", len(apart))], anchor_s)
+        return Window(Stretch.of(start_s, crop_s), anchor)
+    return Window(Stretch.of(draw("", whole_s - crop_s - anchor_s + 1), crop_s + anchor_s))
 
 
 class SegmentLoader:
@@ -113,6 +157,7 @@ class SegmentLoader:
         batch_size: int,
         seed: int = 0,
         crop_s: float | None = None,
+        anchor_s: int = 0,
         rank: int = 0,
         world_size: int = 1,
         pieces: int = 1,
@@ -122,7 +167,7 @@ class SegmentLoader:
         on_corrupt: OnCorrupt = "stop",
     ) -> None:
         """batch_size: samples a step over all processes, cut into `pieces` for gradient accumulation.
-        crop_s: a random stretch of each segment, whole seconds. prefetch: pieces read ahead.
+        crop_s, anchor_s: as `crop_window` takes them. prefetch: pieces read ahead.
         on_corrupt: `stop` raises ShardError that names the sample; `substitute` takes the next sample of the
         epoch's order in its place and counts it in `substituted`.
         """
@@ -135,7 +180,7 @@ class SegmentLoader:
             raise ValueError(f"crop_s is {crop_s}; it must be a whole number of seconds")
         self.shards = shards
         self.plan = BatchPlan(num_samples=len(shards), batch_size=batch_size, seed=seed)
-        self.crop_s = None if crop_s is None else int(crop_s)
+        self.crop_s, self.anchor_s = None if crop_s is None else int(crop_s), anchor_s
         self.rank, self.world_size, self.pieces = rank, world_size, pieces
         self.prefetch, self.num_threads = prefetch, num_threads
         self.device = torch.device(device)
@@ -245,14 +290,19 @@ class SegmentLoader:
         return _Rows(features, codes, [readers.submit(self._fill_row, *row) for row in rows])
 
     def _window(self, draw: Draw) -> Window:
-        return crop_window(self.shards.samples[draw.index], self.crop_s, self.plan.seed, draw.epoch)
+        ref = self.shards.samples[draw.index]
+        return crop_window(ref, self.crop_s, self.plan.seed, draw.epoch, self.anchor_s)
 
     def _fill_row(self, draw: Draw, features: np.ndarray, codes: np.ndarray) -> tuple[str, Window]:
         """Read a sample, or its substitute no longer than it, into features [F, P, D] and codes [K, T]."""
         for candidate in self._candidates(draw):
             try:
                 self._check_once(candidate.index)
-                window = _cut_to(self._window(candidate), self._window(draw))
+                window = self._window(candidate)
+                if candidate is not draw:  # it must not depend on the rows beside it, and may be longer
+                    longest = self._window(draw)
+                    stretch = window.stretch.cut_to(longest.num_frames, longest.num_code_frames)
+                    window = Window(stretch)
                 self._read_window(candidate.index, window, features, codes)
                 return self.shards.samples[candidate.index].record.key, window
             except ShardError:
@@ -275,14 +325,18 @@ class SegmentLoader:
             self._checked.add(index)
 
     def _read_window(self, index: int, window: Window, features: np.ndarray, codes: np.ndarray) -> None:
-        frames, code_frames, start = window.num_frames, window.num_code_frames, window.start_s * CODE_RATE
-        if self.decodes_on_device:
-            self.shards.read_rows(index, FEATURES, features[:frames], window.start_s * FRAME_RATE)
-        else:
-            self.shards.read_features(index, features[:frames], window.start_s * FRAME_RATE)
-        features[frames:] = 0
-        codes[:, :code_frames] = self.shards.read_array(index, CODES)[:, start : start + code_frames]
-        codes[:, code_frames:] = 0
+        whole, frame, code_frame = self.shards.read_array(index, CODES), 0, 0
+        for stretch in window.stretches:
+            rows = features[frame : frame + stretch.num_frames]
+            if self.decodes_on_device:
+                self.shards.read_rows(index, FEATURES, rows, stretch.start_s * FRAME_RATE)
+            else:
+                self.shards.read_features(index, rows, stretch.start_s * FRAME_RATE)
+            start, stop = stretch.start_s * CODE_RATE, code_frame + stretch.num_code_frames
+            codes[:, code_frame:stop] = whole[:, start : start + stretch.num_code_frames]
+            frame, code_frame = frame + stretch.num_frames, stop
+        features[frame:] = 0
+        codes[:, code_frame:] = 0
 
     def _assemble(self, rows: _Rows) -> Batch:
         """Wait for a batch's rows and bring it to the device."""
@@ -294,6 +348,7 @@ class SegmentLoader:
             keys=[key for key, _ in filled],
             num_frames=_lengths([window.num_frames for window in windows], rows.features.shape[1]),
             num_code_frames=_lengths([window.num_code_frames for window in windows], rows.codes.shape[2]),
+            anchored=_flags([window.anchor is not None for window in windows]),
         )
         return self._decoded(batch) if self.device.type == "cpu" else self._to_device(batch)
 
@@ -360,17 +415,12 @@ def _cut(draws: Sequence[Draw], pieces: int) -> Iterator[Sequence[Draw]]:
     return (draws[i : i + size] for i in range(0, len(draws), size))
 
 
-def _cut_to(window: Window, longest: Window) -> Window:
-    """A substitute may be longer than what it stands in for, and must not depend on the rows beside it."""
-    return replace(
-        window,
-        num_frames=min(window.num_frames, longest.num_frames),
-        num_code_frames=min(window.num_code_frames, longest.num_code_frames),
-    )
-
-
 def _lengths(lengths: list[int], longest: int) -> Tensor | None:
     return None if min(lengths) == longest else torch.tensor(lengths)
+
+
+def _flags(flags: list[bool]) -> Tensor | None:
+    return torch.tensor(flags) if any(flags) else None
 
 
 def _map_tensors(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:

@@ -99,24 +99,29 @@ class PlainEngine:
 class FramePull:
     """How much likelier its frames make each code, as `follow` weighs it: added to a step's logits."""
 
-    def __init__(self, codes: FrameCodes, glimpses: Tensor, num_code_frames: int, follow: float) -> None:
-        """glimpses: [B, F, 2 D], as `codes` give them."""
+    def __init__(
+        self, codes: FrameCodes, glimpses: Tensor, num_code_frames: int, follow: float, num_given: int = 0
+    ) -> None:
+        """glimpses: [B, F, 2 D], as `codes` give them. num_given: code frames that are not to be chosen."""
         config = codes.config
+        per_frame = config.code_rate // config.frame_rate
         distinct, self.rows = glimpses.unique(dim=0, return_inverse=True)  # takes see one video
-        seeing = codes(distinct, num_code_frames)
-        blind = codes(torch.zeros_like(distinct[:1]), num_code_frames)
-        num_steps = num_code_frames + config.num_codebooks - 1
+        frame = max(0, num_given // per_frame - 1)  # the one before the first that matters: it is seen, too
+        self.start = frame * per_frame
+        seeing = codes(distinct[:, frame:], num_code_frames - self.start)
+        blind = codes(torch.zeros_like(distinct[:1, :1]), per_frame)  # the same in every frame
+        unseen = codes.predict(blind).float().log_softmax(-1)
+        num_steps = seeing.shape[1] + config.num_codebooks - 1
         shape = (len(distinct), config.num_codebooks, num_steps, config.codebook_size)
         self.table = torch.zeros(shape, device=glimpses.device)
-        for start in range(0, num_code_frames, config.code_rate):  # a second at a time, for memory
-            part = slice(start, start + config.code_rate)
-            seen, unseen = (codes.predict(x[:, part]).float().log_softmax(-1) for x in (seeing, blind))
-            for k, pull in enumerate((follow * (seen - unseen)).unbind(1)):
+        for start in range(0, seeing.shape[1], per_frame):  # a frame at a time, for memory
+            seen = codes.predict(seeing[:, start : start + per_frame]).float().log_softmax(-1)
+            for k, pull in enumerate(seen.sub_(unseen[:, :, : seen.shape[2]]).mul_(follow).unbind(1)):
                 self.table[:, k, start + k : start + k + pull.shape[1]] = pull
 
     def at(self, step: int) -> Tensor:
-        """float32 [B, K, V] for the codes of a delayed step."""
-        return self.table[self.rows, :, step]
+        """float32 [B, K, V] for the codes of a delayed step, from the first that is to be chosen on."""
+        return self.table[self.rows, :, step - self.start]
 
 
 def check_follow(model: GVMGen, sampling: SamplingConfig) -> None:
@@ -155,17 +160,18 @@ def generate_codes(
     max_steps = num_code_frames + model.config.num_codebooks - 1
     make_engine = make_engine or partial(PlainEngine, model)
     check_follow(model, sampling)
+    prompt = first_codes(model, len(seeds), prompt)
     pull = None
     if sampling.follow and model.frame_codes is not None:
         assert glimpses is not None, "what to follow"
-        pull = FramePull(model.frame_codes, glimpses, num_code_frames, sampling.follow)
+        pull = FramePull(model.frame_codes, glimpses, num_code_frames, sampling.follow, prompt.shape[2])
     engine = make_engine(guided_conditions(conditions, sampling.guidance), max_steps)
     return sample_codes(
         engine,
         num_code_frames,
         sampling,
         seeds,
-        prompt=first_codes(model, len(seeds), prompt),
+        prompt=prompt,
         pad_id=model.config.pad_id,
         progress=progress,
         pull=pull,

@@ -36,7 +36,7 @@ from gvmgen.model import GVMGen
 from gvmgen.part import part_duration
 from gvmgen.resuming import Unkept, file_digest
 from gvmgen.runs import find_model
-from gvmgen.windows import UNKEPT, Progress, carried_s, compose, no_lead, planned, play, silent
+from gvmgen.windows import CARRIED_S, UNKEPT, Progress, compose, no_lead, planned, play, silent
 from shards.spec import (
     CODE_RATE,
     FRAME_RATE,
@@ -192,7 +192,7 @@ class Composer:
             "encoders": self.encoders,
             "device": str(self.model.decoder.heads.weight.device),
             "decoded_in": self.engines.description,
-            "carried_s": carried_s(self.model.config.window_s),
+            "window": [self.model.config.window_s, self.model.config.anchor_s, CARRIED_S],
             "program": f"gvmgen {version('gvmgen')}, torch {torch.__version__}",
         }
 
@@ -272,9 +272,9 @@ class Composer:
             raise ValueError(f"a preview of {preview_s:g} s; give seconds above 0")
         heard_s = duration_s if preview_s is None else min(preview_s, duration_s)
         lead = no_lead(self.model) if continue_from is None else self._end_of(Path(continue_from))
-        lead_s = lead.shape[1] // CODE_RATE
+        lead_s, config = lead.shape[1] // CODE_RATE, self.model.config
         whole, heard = (lead.shape[1] + num_code_frames(each) for each in (duration_s, heard_s))
-        plan = planned(whole, self.model.config.window_s, heard)
+        plan = planned(whole, config.window_s, heard, config.anchor_s)
         seen_s = min(duration_s, plan[-1].frames_and_next.stop / FRAME_RATE - lead_s)
         watched = self._watch(path, start_s, seen_s, look, kept, progress)
         with self.engines.at_work():

@@ -441,6 +441,7 @@ class GVMGen(nn.Module):
         codes: Tensor,
         *,
         drop_condition: Tensor | None = None,
+        anchored: Tensor | None = None,
         num_frames: Tensor | None = None,
         num_code_frames: Tensor | None = None,
         by_frames: bool = False,
@@ -448,7 +449,8 @@ class GVMGen(nn.Module):
         """Teacher-forced logits of every code that the delay pattern lets the decoder predict.
 
         features: [B, F, P, D]; codes: int64 [B, K, T]. drop_condition: bool [B], rows that see no video
-        (classifier-free guidance). num_frames, num_code_frames: int [B], real lengths of padded rows.
+        (classifier-free guidance). anchored: bool [B], rows whose first `anchor_s` seconds are an anchor.
+        num_frames, num_code_frames: int [B], real lengths of padded rows.
         by_frames: what `frame_codes` say of the same codes, without the decoder.
         Returns (logits [B, K, T, V] aligned to codes, zero where masked out; mask bool [B, K, T]).
         """
@@ -458,6 +460,8 @@ class GVMGen(nn.Module):
         conditions = self.conditions(features)
         if drop_condition is not None:
             conditions = conditions.masked_fill(drop_condition[:, None, None], 0.0)
+        if anchored is not None:
+            conditions = mark_anchor(self.config, conditions, anchored)
         seen = condition_mask(self.config, conditions.shape[1], num_frames)
         logits = self.decode(conditions, decoder_inputs(codes, self.config.pad_id), seen)
         return align_logits(logits, num_code_frames)
@@ -492,6 +496,16 @@ class GVMGen(nn.Module):
             return conditions.mean(dim=1, keepdim=True)
         weights = seen.to(conditions.dtype)[..., None]
         return (conditions * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True)
+
+
+def mark_anchor(config: ModelConfig, conditions: Tensor, anchored: Tensor) -> Tensor:
+    """Conditions [B, M, dim], of the anchor's last frame zero in the rows that begin with an anchor.
+
+    So the decoder knows where the anchor ends: what follows goes on from something else. anchored: bool [B].
+    """
+    frames = torch.arange(conditions.shape[1], device=conditions.device) // config.conditions_per_frame
+    is_last = frames == config.anchor_s * config.frame_rate - 1
+    return conditions.masked_fill((anchored[:, None] & is_last)[..., None], 0.0)
 
 
 def condition_mask(config: ModelConfig, num_conditions: int, num_frames: Tensor | None) -> Tensor | None:

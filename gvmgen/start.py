@@ -27,7 +27,7 @@ from shards.reader import ShardSet
 from shards.remote import shards_of
 from shards.spec import Fingerprint, fingerprint_differences
 
-DROPOUTS = ("dropout", "transformation_dropout")  # settings of a network without weights of their own
+WEIGHTLESS = ("dropout", "transformation_dropout", "anchor_s")  # settings that no weight depends on
 OPTIONAL_PARTS = ("frame_changes", "frame_codes")  # that start silent
 MUSICGEN_LICENCE = "CC-BY-NC-4.0, as MusicGen's weights that it was trained from"
 
@@ -121,11 +121,12 @@ def initial_model(config: TrainConfig, encoders: Fingerprint) -> tuple[GVMGen, M
 
 
 def grown(model: GVMGen, wanted: ModelConfig, name: str) -> GVMGen:
-    """The network with the parts it lacks, which are silent until they have learned, and other dropout.
+    """The network with the parts it lacks, which are silent until they have learned, and with
+    other dropout and anchor.
 
     Raises ValueError where it is another network than wanted in anything else.
     """
-    may_change = {setting: getattr(wanted, setting) for setting in DROPOUTS}
+    may_change = {setting: getattr(wanted, setting) for setting in WEIGHTLESS}
     may_change |= {part: True for part in OPTIONAL_PARTS if getattr(wanted, part)}
     config = replace(model.config, **may_change)
     _refuse(f"{name} is another network", config.to_json(), wanted.to_json())

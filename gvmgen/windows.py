@@ -16,7 +16,7 @@ from torch import Tensor
 from gvmgen.decoding import EngineMaker, SamplingConfig, generate_in_groups
 from gvmgen.encoders.audio import AudioCodec
 from gvmgen.finish.sound import Sound
-from gvmgen.model import GVMGen
+from gvmgen.model import GVMGen, mark_anchor
 from gvmgen.resuming import Unkept
 from shards.spec import CODE_RATE, FRAME_RATE, SAMPLE_RATE
 
@@ -52,27 +52,24 @@ class Window:
         return slice(self.frames.start, self.frames.stop + 1)
 
 
-def planned(total: int, window_s: int, heard: int | None = None) -> list[Window]:
+def planned(total: int, window_s: int, heard: int | None = None, anchor_s: int = 0) -> list[Window]:
     """Cut `total` code frames into stretches of `window_s`, each going on from the end of the last.
 
-    None hears the piece's opening again: that brought music nearer to it, but away from the picture (README).
     heard: how many of the code frames are wanted. The windows are those of the whole piece, so that its
-    beginning is the same music.
+    beginning is the same music. anchor_s: how much of every window but the first is the piece's opening.
     """
     heard = total if heard is None else heard
-    length, step = window_s * CODE_RATE, (window_s - carried_s(window_s)) * CODE_RATE
-    starts = range(0, max(1, total - length + step), step)
-    windows = [(start, min(total, start + length)) for start in starts]
-    return [
-        Window(start, min(heard, end), end)
-        for number, (start, end) in enumerate(windows)
-        if number == 0 or windows[number - 1][1] < heard
-    ]
+    windows = [(0, min(total, window_s * CODE_RATE))]
+    length_s = window_s - anchor_s
+    while windows[-1][1] < min(heard, total):
+        start = windows[-1][1] - carried_s(length_s) * CODE_RATE
+        windows.append((start, min(total, start + length_s * CODE_RATE)))
+    return [Window(start, min(heard, end), end) for start, end in windows]
 
 
 def carried_s(window_s: int) -> int:
-    """Seconds of music that a window goes on from; at least a third of it is new."""
-    return min(CARRIED_S, window_s * 2 // 3)
+    """Seconds of music that a window goes on from; at least a sixth of it is new."""
+    return min(CARRIED_S, window_s * 5 // 6)
 
 
 def compose(
@@ -97,30 +94,38 @@ def compose(
     if lead is None:
         lead = no_lead(model)
     codes, total = lead.to(conditions.device).expand(len(seeds), -1, -1), plan[-1].stop
+    anchor_s = model.config.anchor_s
     progress("composing", 0, total)
     for number, window in enumerate(plan):
+        anchor = 0 if number == 0 else anchor_s * CODE_RATE  # code frames
+        opening = slice(0 if number == 0 else anchor_s * FRAME_RATE)
 
-        def advance(done: int, _: int, start: int = window.start) -> None:
+        def advance(done: int, _: int, start: int = window.start - anchor) -> None:
             progress("composing", min(start + done, total), total)
 
-        seen = conditions[window.frames].flatten(0, 1)  # [F, M, dim] -> [F * M, dim]
-        glimpsed = None if glimpses is None else glimpses[window.frames_and_next].expand(len(seeds), -1, -1)
+        seen = torch.cat([conditions[opening], conditions[window.frames]]).flatten(0, 1)[None]
+        if anchor:
+            seen = mark_anchor(model.config, seen, torch.ones(1, dtype=torch.bool, device=seen.device))
+        glimpsed = None
+        if glimpses is not None:
+            glimpsed = torch.cat([glimpses[opening], glimpses[window.frames_and_next]])
+            glimpsed = glimpsed.expand(len(seeds), -1, -1)
         make = partial(
             generate_in_groups,
             num_groups,
             model,
-            seen.expand(len(seeds), -1, -1),  # [F * M, dim] -> [B, F * M, dim]
-            window.stop - window.start,
+            seen.expand(len(seeds), -1, -1),  # [1, F * M, dim] -> [B, F * M, dim]
+            anchor + window.stop - window.start,
             sampling,
             seeds=[seed + (number << 32) for seed in seeds],  # no two windows share random numbers
-            prompt=codes[:, :, window.start :],
+            prompt=torch.cat([codes[:, :, :anchor], codes[:, :, window.start :]], dim=2),
             progress=advance,
             make_engine=make_engine,
             glimpses=glimpsed,
         )
         extended = kept.tensor(f"window_{number:05d}", make)
-        codes = torch.cat([codes[:, :, : window.start], extended.to(codes.device)], dim=2)
-        advance(window.stop - window.start, 0)
+        codes = torch.cat([codes[:, :, : window.start], extended[:, :, anchor:].to(codes.device)], dim=2)
+        advance(anchor + window.stop - window.start, 0)
     return codes
 
 

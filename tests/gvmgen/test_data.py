@@ -115,6 +115,43 @@ def test_a_crop_keeps_frames_and_codes_in_step(shards):
     assert set(starts) == {0, 1, 2, 3, 4, 5}  # the longest sample has 9 s
 
 
+def test_half_of_the_crops_begin_with_an_anchor_from_elsewhere_and_the_others_are_as_long(shards):
+    found = Counter()
+    for batch in islice(SegmentLoader(shards, batch_size=13, crop_s=2, anchor_s=2), 40):
+        assert (batch["features"].shape[1], batch["codes"].shape[2]) == (4, 4 * CODE_RATE)
+        flags = [False] * 13 if batch["anchored"] is None else batch["anchored"].tolist()
+        for key, features, codes, anchored in zip(
+            batch["keys"], batch["features"].numpy(), batch["codes"].numpy(), flags, strict=True
+        ):
+            sample = BY_KEY[key]
+            anchor, crop = (place_in(sample.features, part) for part in (features[:2], features[2:]))
+            for start, part in ((anchor, codes[:, :100]), (crop, codes[:, 100:])):
+                wanted = sample.codes[:, start * CODE_RATE : (start + 2) * CODE_RATE]
+                np.testing.assert_array_equal(part, wanted)
+            assert anchored or crop == anchor + 2
+            assert abs(crop - anchor) >= 2
+            found[anchored, crop - anchor] += 1
+    shares = Counter()
+    for (anchored, _), times in found.items():
+        shares[anchored] += times
+    assert 0.4 < shares[True] / shares.total() < 0.6
+    assert {distance for anchored, distance in found if anchored} >= {-3, -2, 2, 3, 5}
+
+
+def place_in(features: np.ndarray, part: np.ndarray) -> int:
+    """The frame of a sample from which on its features are these."""
+    (start,) = (
+        s for s in range(len(features) - len(part) + 1) if np.array_equal(features[s : s + len(part)], part)
+    )
+    return start
+
+
+def test_a_segment_too_short_for_crop_and_anchor_has_no_anchor(shards):
+    batch = next(iter(SegmentLoader(shards, batch_size=13, crop_s=6, anchor_s=4)))
+    assert batch["anchored"] is None
+    assert lengths(batch)[0] == [len(BY_KEY[key].features) for key in batch["keys"]]
+
+
 def test_a_segment_shorter_than_the_crop_comes_whole(shards):
     batch = next(iter(SegmentLoader(shards, batch_size=13, crop_s=6)))
     frames, code_frames = lengths(batch)
@@ -137,13 +174,14 @@ def test_the_sequence_depends_on_the_seed_and_not_on_threads(shards, crop_s, thr
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
 @pytest.mark.parametrize("done", [0, 1, 3])
-def test_a_run_goes_on_as_if_never_stopped_on_any_number_of_processes(shards, world_size, done):
-    wanted = take(SegmentLoader(shards, batch_size=BATCH, seed=5, crop_s=4), 7)
-    first = SegmentLoader(shards, batch_size=BATCH, seed=5, crop_s=4)
+@pytest.mark.parametrize("anchor_s", [0, 1])
+def test_a_run_goes_on_as_if_never_stopped_on_any_number_of_processes(shards, world_size, done, anchor_s):
+    settings = {"batch_size": BATCH, "seed": 5, "crop_s": 3, "anchor_s": anchor_s}
+    wanted = take(SegmentLoader(shards, **settings), 7)
+    first = SegmentLoader(shards, **settings)
     take(first, done)
     ranks = [
-        SegmentLoader(shards, batch_size=BATCH, seed=5, crop_s=4, rank=rank, world_size=world_size)
-        for rank in range(world_size)
+        SegmentLoader(shards, **settings, rank=rank, world_size=world_size) for rank in range(world_size)
     ]
     for loader in ranks:
         loader.load_state(first.state)

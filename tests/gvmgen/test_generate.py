@@ -19,13 +19,14 @@ from transformers import EncodecModel
 import gvmgen
 from gvmgen import generate, windows
 from gvmgen.checkpoint import ModelInfo
-from gvmgen.decoding import SamplingConfig
+from gvmgen.decoding import PlainEngine, SamplingConfig
 from gvmgen.encoders.audio import AudioCodec
 from gvmgen.encoders.fingerprint import encoder_fingerprint
 from gvmgen.encoders.media import MediaError, probe
 from gvmgen.encoders.video import VideoEncoder
 from gvmgen.fast.choice import choose_engines
 from gvmgen.generate import Composer
+from gvmgen.model import GVMGen
 from gvmgen.windows import Window, compose, planned, play
 from shards.spec import CODE_RATE, SAMPLE_RATE
 from tests import media as made
@@ -74,6 +75,14 @@ def test_windows_cover_a_piece_and_each_goes_on_from_ten_seconds(seconds: int, w
     assert all(later.start == earlier.stop - 10 * CODE_RATE for earlier, later in itertools.pairwise(cut))
 
 
+@pytest.mark.parametrize("seconds", [14, 15, 16, 121])
+def test_windows_with_an_anchor_are_that_much_shorter_and_still_go_on_from_ten_seconds(seconds: int) -> None:
+    cut = planned(seconds * CODE_RATE, 15, anchor_s=3)
+    assert (cut[0].stop, cut[-1].stop) == (min(15, seconds) * CODE_RATE, seconds * CODE_RATE)
+    assert all(window.stop - window.start <= 12 * CODE_RATE for window in cut[1:])
+    assert all(later.start == earlier.stop - 10 * CODE_RATE for earlier, later in itertools.pairwise(cut))
+
+
 def test_a_window_sees_the_frames_it_plays_to() -> None:
     assert Window(1000, 2500, 2500).frames == slice(20, 50)
     assert Window(1000, 1001, 1001).frames == slice(20, 21)
@@ -107,6 +116,39 @@ def test_a_later_window_hears_the_music_before_it(conditions: Tensor) -> None:
         compose(network, c, planned(230, 3), GREEDY, seeds=[0])[:, :, 150:] for c in (conditions, other_start)
     ]
     assert not torch.equal(*ends)
+
+
+class Noting(PlainEngine):
+    """The plain engine, with what it was made for and what it first read."""
+
+    def __init__(self, model: GVMGen, conditions: Tensor, max_steps: int) -> None:
+        super().__init__(model, conditions, max_steps)
+        self.conditions = conditions
+
+    def prefill(self, codes: Tensor) -> Tensor:
+        self.read = codes
+        return super().prefill(codes)
+
+
+def test_a_later_window_begins_with_the_opening_where_the_network_has_learned_to(conditions: Tensor) -> None:
+    network, engines = make_network(window_s=8, anchor_s=2), []
+
+    def make_engine(conditions: Tensor, max_steps: int) -> Noting:
+        engines.append(Noting(network, conditions, max_steps))
+        return engines[-1]
+
+    conditions = torch.randn(10, 1, TINY.dim, generator=torch.Generator().manual_seed(0))
+    plan = planned(10 * CODE_RATE, 8, anchor_s=2)
+    codes = compose(network, conditions, plan, SamplingConfig(), [3], make_engine=make_engine)
+    first, second, third = engines
+    torch.testing.assert_close(first.conditions[0], conditions[:8, 0])
+    for engine, window in ((second, plan[1]), (third, plan[2])):
+        seen = [conditions[:1], torch.zeros(1, 1, TINY.dim), conditions[window.frames]]
+        torch.testing.assert_close(engine.conditions[0], torch.cat(seen)[:, 0])
+        heard = torch.cat([codes[..., :100], codes[..., window.start : window.start + 250]], dim=2)
+        assert torch.equal(engine.read[0, 0, 1:], heard[0, 0])  # the first codebook has no delay
+    assert codes.shape[2] == 500
+    assert [window.start for window in plan] == [0, 150, 200]
 
 
 def test_the_last_second_of_a_window_follows_the_frame_after_it_too(conditions: Tensor) -> None:

@@ -78,6 +78,18 @@ def test_a_row_without_its_video_depends_on_no_video(changes: dict[str, Any]) ->
 
 
 @all_variants
+def test_an_anchor_ends_with_a_frame_that_is_not_seen(changes: dict[str, Any]) -> None:
+    network, codes = make_network(anchor_s=2, **changes), make_codes(2, 8)
+    features = make_features(2, 4)
+    other = features.clone()
+    other[:, 1] = make_features(2, 4, seed=5)[:, 1]  # the anchor's last second
+    anchored = torch.tensor([True, False])
+    first, second = (network(each, codes, anchored=anchored)[0] for each in (features, other))
+    torch.testing.assert_close(first[0], second[0])
+    assert not torch.allclose(first[1], second[1])
+
+
+@all_variants
 def test_padding_changes_nothing(changes: dict[str, Any]) -> None:
     network, features, codes = make_network(**changes), make_features(2, 5), make_codes(2, 20)
     padded, mask = network(

@@ -70,7 +70,8 @@ def test_no_seam_between_windows_stands_out_and_windows_on_their_own_would(
     composer: Composer, watched: dict[str, Tensor]
 ) -> None:
     """Where frames are followed, they decide so much that windows on their own would not stand out either."""
-    plan = planned(LENGTH_S * CODE_RATE, composer.model.config.window_s)
+    config = composer.model.config
+    plan = planned(LENGTH_S * CODE_RATE, config.window_s, anchor_s=config.anchor_s)
     seams_s = [before.stop / CODE_RATE for before in plan[:-1]]
     assert len(seams_s) >= 14
 
