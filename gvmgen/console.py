@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from enum import IntEnum
+from io import TextIOWrapper
 from typing import NoReturn
 
 from gvmgen.encoders.presets import MissingWeightsError
@@ -22,6 +23,9 @@ class ExitCode(IntEnum):
 
 def run(command: Callable[[], object], name: str) -> NoReturn:
     """Run a typer app; turn expected errors into one stderr line. A traceback means a bug of ours."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:
         command()
         sys.exit(ExitCode.OK)

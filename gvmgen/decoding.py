@@ -46,8 +46,8 @@ class SamplingConfig:
             raise ValueError(f"temperature is {self.temperature}; give 0 (greedy) or more")
         if not math.isfinite(self.guidance):
             raise ValueError(f"guidance is {self.guidance}; give a number, 1 for none")
-        if not math.isfinite(self.follow):
-            raise ValueError(f"follow is {self.follow}; give a number, 0 for none")
+        if not 0.0 <= self.follow < math.inf:
+            raise ValueError(f"follow is {self.follow}; give 0 (none) or more")
 
 
 class DecodingEngine(Protocol):

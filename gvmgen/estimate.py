@@ -99,7 +99,9 @@ def memory_of(network: GVMGen, config: TrainConfig) -> Memory:
 
 
 def duration_s(config: TrainConfig) -> int:
-    return int(config.crop_s or config.model_config.window_s)
+    if config.crop_s is None:
+        return config.model_config.window_s
+    return int(config.crop_s) + config.model_config.anchor_s
 
 
 def kept_bytes(network: GVMGen, config: TrainConfig, num_segments: int) -> tuple[float, float]:

@@ -33,7 +33,7 @@ from gvmgen.finish.mastering import SOUND_SUFFIXES, Mastering, write_sound
 from gvmgen.finish.sound import Sound
 from gvmgen.machine import check_device
 from gvmgen.model import GVMGen
-from gvmgen.part import part_duration
+from gvmgen.part import SHORTEST_S, part_duration
 from gvmgen.resuming import Unkept, file_digest
 from gvmgen.runs import find_model
 from gvmgen.windows import CARRIED_S, UNKEPT, Progress, compose, no_lead, planned, play, silent
@@ -268,8 +268,8 @@ class Composer:
         path, sampling = Path(video), sampling or self.sampling()
         check_follow(self.model, sampling)
         duration_s = part_duration(path, start_s, duration_s)
-        if preview_s is not None and not preview_s > 0:
-            raise ValueError(f"a preview of {preview_s:g} s; give seconds above 0")
+        if preview_s is not None and not preview_s >= SHORTEST_S:
+            raise ValueError(f"a preview of {preview_s:g} s; give {SHORTEST_S:g} s or more")
         heard_s = duration_s if preview_s is None else min(preview_s, duration_s)
         lead = no_lead(self.model) if continue_from is None else self._end_of(Path(continue_from))
         lead_s, config = lead.shape[1] // CODE_RATE, self.model.config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,13 @@ generate_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 def generate_main() -> None:
+    signal.signal(signal.SIGTERM, _end)
     run(generate_app, "gvm-gen")
+
+
+def _end(*_: object) -> None:
+    """End as at ctrl-C: what is done is kept, and temporary files go."""
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 @generate_app.command()

@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gvmgen.part import SHORTEST_S, part_duration
+
 if TYPE_CHECKING:
     from gvmgen.finish.film import Original
     from gvmgen.finish.mastering import Ending, Mastering
 
+LONGEST_NAME = 240  # bytes of an output's name: file systems take 255, and work beside it adds to the name
 VIDEO_SUFFIXES = frozenset(
     [
         ".mp4",
@@ -57,8 +60,8 @@ class Job:
             raise ValueError("--to and --duration both say where the music ends; give one of them")
         if self.stop_s is not None and self.stop_s <= self.start_s:
             raise ValueError(f"the end, {self.stop_s:g} s, does not lie after the start, {self.start_s:g} s")
-        if self.preview_s is not None and not self.preview_s > 0:
-            raise ValueError(f"--preview {self.preview_s:g}; give seconds above 0")
+        if self.preview_s is not None and not self.preview_s >= SHORTEST_S:
+            raise ValueError(f"--preview {self.preview_s:g}; give {SHORTEST_S:g} s or more")
         if self.continue_from is not None and not Path(self.continue_from).is_file():
             raise ValueError(f"--continue-from {self.continue_from}: no such file")
         if self.evaluator is not None and self.takes < 2:
@@ -89,7 +92,7 @@ class Outcome:
     output: Path
     duration_s: float = 0.0  # of the music; 0 where none was made
     compose_s: float = 0.0
-    seed: int | None = None
+    seed: int | None = None  # None where nothing was made
     model: str = ""
     engine: str = ""
     error: str = ""
@@ -175,9 +178,10 @@ def check_finish(job: Job, output: Path) -> None:
 def check_video(job: Job, video: Path, output: Path) -> None:
     """Raise ValueError where this video cannot be scored into this output."""
     from gvmgen.finish.film import FILM_SUFFIXES, check_film, check_output
-    from gvmgen.part import part_duration
 
     check_output(output, video, job.original)
+    if len(os.fsencode(output.name)) > LONGEST_NAME:
+        raise ValueError(f"-o {output}: its name is too long, more than {LONGEST_NAME} bytes; rename {video}")
     part_duration(video, job.start_s, job.length_s)
     if output.suffix.lower() in FILM_SUFFIXES:
         check_film(video, output, job.original)
@@ -193,7 +197,7 @@ def table(outcomes: list[Outcome]) -> str:
     lines = [line for outcome in outcomes for line in _lines(outcome)]
     if len(outcomes) > 1:
         failed = sum(bool(outcome.error) for outcome in outcomes)
-        made = sum(outcome.duration_s > 0 for outcome in outcomes)
+        made = sum(outcome.seed is not None for outcome in outcomes)
         lines.append(f"{made} scored, {len(outcomes) - made - failed} already there, {failed} failed")
     return "\n".join(lines)
 
@@ -201,7 +205,7 @@ def table(outcomes: list[Outcome]) -> str:
 def _lines(outcome: Outcome) -> list[str]:
     if outcome.error:
         return [f"{outcome.output}: failed: {outcome.error}"]
-    if not outcome.duration_s:
+    if outcome.seed is None:
         return [f"{outcome.output}: already there"]
     speed = outcome.duration_s / outcome.compose_s
     return [

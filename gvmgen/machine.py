@@ -32,6 +32,8 @@ def check_device(name: str) -> None:
     here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     if name in here:
         return
+    if name.startswith("cpu:"):
+        raise ValueError(f"device {name}: processors have no numbers; give cpu")
     try:
         torch.empty(1, device=name).item()  # whatever else PyTorch may know, such as mps
     except (

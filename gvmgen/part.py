@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gvmgen.encoders.probe import probe
-
-_ROUNDING_S = 1e-6  # 8.3 s and 6.7 s more are 15 s
+ROUNDING_S = 0.005  # an end is told, and so given, to a hundredth of a second
+SHORTEST_S = 0.02  # a code frame
 
 
 def part_duration(video: Path, start_s: float, wanted_s: float | None) -> float:
@@ -14,15 +13,17 @@ def part_duration(video: Path, start_s: float, wanted_s: float | None) -> float:
 
     Raises MediaError where the file cannot be read as a video, ValueError for a part that it does not have.
     """
+    from gvmgen.encoders.probe import probe  # it imports more than `--help` has time for
+
     available_s = probe(video).duration_s
     if not 0 <= start_s < available_s:
         raise ValueError(f"{video}: cannot start at {start_s:g} s, it lasts {available_s:.2f} s")
     if wanted_s is None:
         return available_s - start_s
     left_s = available_s - start_s
-    if not 0 < wanted_s <= left_s + _ROUNDING_S:
+    if not SHORTEST_S <= wanted_s <= left_s + ROUNDING_S:
         raise ValueError(
             f"{video}: has no {wanted_s:g} s from {start_s:g} s on, it lasts {available_s:.2f} s; "
-            "end above 0 s and up to its end"
+            f"take {SHORTEST_S:g} s or more, up to its end"
         )
     return min(wanted_s, left_s)

@@ -59,10 +59,8 @@ class RunFolder:
                 "Start another run with --run NAME, or go on with the new settings: --accept-changes"
             )
 
-    def settle(self, settings: Mapping[str, Any], accept_changes: bool) -> None:
-        """Record what the run is made of. Raises ValueError where it was made of something else."""
-        if not accept_changes:
-            self.refuse_other(settings)
+    def settle(self, settings: Mapping[str, Any]) -> None:
+        """Record what the run is made of."""
         write_text(self._settings, json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
     @property
@@ -185,7 +183,7 @@ def write_text(path: Path, text: str) -> None:
     """Replace a file whole: written aside, synced, renamed."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
         sync(aside)
         aside.rename(path)
     finally:

@@ -141,7 +141,9 @@ def keep_takes(
     """
     folder = output.with_name(f"{output.stem}_takes")
     folder.mkdir(exist_ok=True)
-    suffix = output.suffix if output.suffix.lower() in SOUND_SUFFIXES else ".m4a"
+    suffix = output.suffix
+    if suffix.lower() not in SOUND_SUFFIXES:  # a film, whose takes are to be listened to
+        suffix, mastering = ".m4a", replace(mastering, sample_rate=None)
     progress("finishing", 0, len(takes))
     cards, rows = [], []
     for number, (take, path) in enumerate(finished(takes, folder, suffix, mastering), 1):

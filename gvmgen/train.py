@@ -42,7 +42,15 @@ from gvmgen.saving import (
     training_tensors,
 )
 from gvmgen.signals import StopRequest
-from gvmgen.start import check_data, identity, initial_model, make_accelerator, peak_memory, summary
+from gvmgen.start import (
+    check_data,
+    grown,
+    identity,
+    initial_model,
+    make_accelerator,
+    peak_memory,
+    summary,
+)
 from shards.reader import ShardSet
 from shards.remote import shards_of
 
@@ -61,15 +69,16 @@ def train(config: TrainConfig, *, accept_changes: bool = False, dry_run: bool = 
     check_data(train_set, config)
     accelerator = make_accelerator(config)
     folder = RunFolder(config.run_folder)
-    if accelerator.is_main_process and dry_run and not accept_changes:
-        folder.refuse_other(identity(train_set, config))
     if accelerator.is_main_process and not dry_run:
         folder.claim()
-        folder.settle(identity(train_set, config), accept_changes)
+    if accelerator.is_main_process and not accept_changes:
+        folder.refuse_other(identity(train_set, config))
     accelerator.wait_for_everyone()
     checkpoint = None if dry_run else folder.latest()
     trainer = Trainer(config, accelerator, folder, train_set, test_set)
     trainer.start(checkpoint, accept_changes)
+    if accelerator.is_main_process and not dry_run:
+        folder.settle(identity(train_set, config))  # what cannot go on leaves the run as it was
     trainer.rehearse() if dry_run else trainer.run()
 
 
@@ -108,6 +117,7 @@ class Trainer:
             self.network, self.origin = initial_model(self.config, self.train_set.fingerprint)
         else:
             self.network, self.origin = load_model(checkpoint, dtype=torch.float32)
+            self.network = grown(self.network, self.config.model_config, str(checkpoint))
         choose_learnable(self.network, self.config)
         self.network.decoder.recompute_layers = self.config.recompute
         if self.config.compile:

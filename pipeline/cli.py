@@ -156,7 +156,10 @@ def filter_segments(
     from pipeline.folder import DataFolder
 
     config = FilterConfig(score=score, keep=keep, tagger=tagger, num_threads=threads)
-    print(filter_manifest(DataFolder(data), config))
+    found = filter_manifest(DataFolder(data), config)
+    print(found.summary())
+    if found.failed:
+        raise typer.Exit(ExitCode.FAILED)
 
 
 @app.command()
@@ -262,6 +265,7 @@ def encode(
     gvm-prep encode --preset pocket --dry-run
     """
     from pipeline.folder import DataFolder
+    from pipeline.manifest import require_manifest
     from pipeline.place import own_share
     from pipeline.selection import EncodeConfig, foresee
 
@@ -286,6 +290,7 @@ def encode(
         print(foresee(folder, config))
         return
     if out is not None:
+        require_manifest(folder.manifest)
         folder.settle(out)
     _encode(folder, config)
 

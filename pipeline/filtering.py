@@ -70,8 +70,25 @@ class Decision:
         return "\n".join(lines)
 
 
-def filter_manifest(data: DataFolder, config: FilterConfig) -> str:
-    """Measure what is not measured yet, decide, write the manifest. Returns a summary for a person.
+@dataclass(frozen=True)
+class Filtered:
+    """What a run of filters came to."""
+
+    missing: list[str]  # a line for each filter that was wanted and cannot run
+    num_measured: int
+    decision: str  # for a person
+    failed: list[str]  # why segments could not be measured this time; the next run tries again
+
+    def summary(self) -> str:
+        lines = [*self.missing, f"{self.num_measured} segments measured", self.decision]
+        if self.failed:
+            count = len(self.failed)
+            lines.append(f"  not measured this time{count:>10} segments. Run again; {self.failed[0]}")
+        return "\n".join(lines)
+
+
+def filter_manifest(data: DataFolder, config: FilterConfig) -> Filtered:
+    """Measure what is not measured yet, decide, write the manifest.
 
     Raises FileNotFoundError where there is no manifest, ValueError for an unknown filter or expression.
     """
@@ -82,9 +99,9 @@ def filter_manifest(data: DataFolder, config: FilterConfig) -> str:
         keep = DEFAULT_KEEP
     parse_keep(keep)  # before hours of measuring
     filters, missing = _chosen_filters(config)
-    measured = score_all(data, filters, config.tagger, config.num_threads)
-    decision = apply_keep(data, keep)
-    return "\n".join([*missing, f"{measured} segments measured", decision.summary(keep)])
+    num_measured, failed = score_all(data, filters, config.tagger, config.num_threads)
+    decision = apply_keep(data, keep, asked=config.keep is not None)
+    return Filtered(missing, num_measured, decision.summary(keep), failed)
 
 
 def _chosen_filters(config: FilterConfig) -> tuple[list[str], list[str]]:
@@ -102,7 +119,7 @@ def _chosen_filters(config: FilterConfig) -> tuple[list[str], list[str]]:
 def decide_again(manifest: Path) -> str | None:
     """The thresholds in force, applied to a manifest that was crawled anew; None where none are."""
     keep = thresholds_in_force(manifest)
-    return apply_keep(DataFolder(manifest.parent), keep).summary(keep) if keep else None
+    return apply_keep(DataFolder(manifest.parent), keep, asked=False).summary(keep) if keep else None
 
 
 def thresholds_in_force(manifest: Path) -> str | None:
@@ -110,15 +127,22 @@ def thresholds_in_force(manifest: Path) -> str | None:
     return keep_in_force(data) if manifest == data.manifest else None
 
 
-def score_all(data: DataFolder, filters: Collection[str], tagger: Path | None, num_threads: int) -> int:
-    """Measure every segment that lacks one of these filters. Returns how many were measured."""
+def score_all(
+    data: DataFolder, filters: Collection[str], tagger: Path | None, num_threads: int
+) -> tuple[int, list[str]]:
+    """Measure every segment that lacks one of these filters: how many, and why others could not be now."""
     book = ScoreBook(data.root / SCORES_NAME)
     todo = _lacking(data, book, filters)
+    failed = []
     with tqdm(total=len(todo), desc="filter", unit="segment", disable=None) as progress:
         for key, scores, versions in _measure(data, todo, tagger, num_threads):
-            book.add(key, scores, versions)
+            if isinstance(scores, Exception):
+                failed.append(str(scores))
+            else:
+                was_unreadable = book.scores(key).get("unreadable", 0.0)
+                book.add(key, {"unreadable": 0.0} | scores if was_unreadable else scores, versions)
             progress.update()
-    return len(todo)
+    return len(todo) - len(failed), failed
 
 
 def _lacking(data: DataFolder, book: ScoreBook, filters: Collection[str]) -> dict[str, list[str]]:
@@ -136,17 +160,24 @@ def _lacking(data: DataFolder, book: ScoreBook, filters: Collection[str]) -> dic
 
 def _measure(
     data: DataFolder, todo: dict[str, list[str]], tagger: Path | None, num_threads: int
-) -> Iterator[tuple[str, dict[str, Any], dict[str, int]]]:
-    """(key, scores, versions of the filters) of each segment, as they come; a few are under way at a time."""
-    from gvmgen.encoders.media import MediaError
+) -> Iterator[tuple[str, dict[str, Any] | Exception, dict[str, int]]]:
+    """(key, scores, versions of the filters) of each segment, as they come; a few are under way at a time.
+
+    In place of scores an error where the file is not there, or its disk does not answer: that may pass.
+    """
+    from gvmgen.encoders.process import MediaError, MediaTimeoutError
     from pipeline.filters.score import FILTERS, Excerpt, score
 
-    def one(row: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, int]]:
+    def one(row: dict[str, Any]) -> tuple[str, dict[str, Any] | Exception, dict[str, int]]:
         lacking = todo[row["key"]]
         path = data.root / row["source"]
+        scores: dict[str, Any] | Exception
         try:
+            path.open("rb").close()
             scores = score(Excerpt(path, row["start_s"], row["duration_s"], tagger), lacking)
-        except (MediaError, OSError) as error:
+        except (OSError, MediaTimeoutError) as error:
+            scores = error
+        except MediaError as error:
             scores = {"unreadable": 1.0, "error": str(error)}
         return row["key"], scores, {name: FILTERS[name].version for name in lacking}
 
@@ -163,15 +194,16 @@ class _Comparison:
     has_scores: set[str]  # names of all scores that some row has
 
 
-def apply_keep(data: DataFolder, keep: str) -> Decision:
+def apply_keep(data: DataFolder, keep: str, asked: bool = True) -> Decision:
     """Write the manifest anew: scores, why a row is dropped, and splits that no duplicate crosses.
 
-    Raises ValueError where `keep` is no expression, or asks for what no row has.
+    asked: somebody asks for `keep` now; thresholds that are in force may ask for what no row has yet.
+    Raises ValueError where `keep` is no expression, or asked for what no row has.
     """
     term = parse_keep(keep)
     book = ScoreBook(data.root / SCORES_NAME)
     comparison = _compare(data, book)
-    if keep != DEFAULT_KEEP:
+    if asked and keep != DEFAULT_KEEP:
         _refuse_unknown(names(term), comparison.has_scores)
     decision = Decision()
     write_rows(data.manifest, _decided(data, book, term, comparison, decision))
@@ -218,8 +250,8 @@ def _refuse_unknown(asked: set[str], has_scores: set[str]) -> None:
     unknown = asked - has_scores - set(LABELS) - {"duration_s", "duplicate", "unreadable"}
     if unknown:
         raise ValueError(
-            f"--keep asks for {', '.join(sorted(unknown))}, which no segment has; "
-            f"there are {', '.join(sorted(has_scores - set(LONG)))} and the labels {', '.join(LABELS)}"
+            f"--keep asks for {', '.join(sorted(unknown))}, which no segment has; known: "
+            f"{', '.join([*sorted(has_scores - set(LONG)), *LABELS])}"
         )
 
 

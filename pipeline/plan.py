@@ -112,18 +112,22 @@ def freeze(
 
     old: the frozen plan. finished: what a shard's commit record says, None where it has none; a shard without
     one follows the manifest where a planned segment changed or went, and gains none; so do `forced` shards.
-    Raises ValueError where the manifest contradicts a finished shard; the message says in what.
+    Raises ValueError where the manifest contradicts finished shards; the message says which and in what.
     """
     rows, new = _split_up(segments, {key for shard in old.values() for key in shard.keys})
     plan: Plan = {}
+    contradicted: dict[int, list[str]] = {}
     for shard in old.values():
         is_forced = shard.shard in forced
         record = None if is_forced else finished(shard.shard)
         if record is not None:
-            _refuse_contradiction(shard, rows, record.left_out)
+            if found := _contradictions(shard, rows, record.left_out):
+                contradicted[shard.shard] = found
             plan[shard.shard] = shard
         elif (kept := [rows[key] for key in shard.keys if key in rows]) or is_forced:
             plan[shard.shard] = ShardPlan.of(shard.shard, kept)  # a forced shard that lost all is made empty
+    if contradicted:
+        raise ValueError(_refusal(contradicted, forced))
     return plan | (_append(plan, new) if plan else {shard: ShardPlan.of(shard, new[shard]) for shard in new})
 
 
@@ -152,22 +156,38 @@ def _append(plan: Plan, new: Mapping[int, list[bytes]]) -> Plan:
     return {shard: ShardPlan.of(shard, lines) for shard, lines in enumerate(groups, start=max(plan) + 1)}
 
 
-def _refuse_contradiction(shard: ShardPlan, rows: Mapping[str, bytes], left_out: frozenset[str]) -> None:
+def _contradictions(shard: ShardPlan, rows: Mapping[str, bytes], left_out: frozenset[str]) -> list[str]:
     """A segment that failed may go or change: the shard does not hold it."""
-    differences = []
+    differences: list[str] = []
     for segment in shard.segments:
         line = rows.get(segment["key"])
         if segment["key"] not in left_out:
             differences += _differences(segment, json.loads(line) if line else None)
-    if differences:
-        shown = "; ".join(differences[:3]) + (
-            f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-        )
-        raise ValueError(
-            f"shard {shard.shard} is finished, and the manifest now says otherwise: {shown}. "
-            "Crawl and filter with the options and sources of before (--append adds to them), "
-            f"or make it again as the manifest says: gvm-prep encode --shards {shard.shard} --force"
-        )
+    return differences
+
+
+def _refusal(contradicted: Mapping[int, list[str]], forced: Collection[int]) -> str:
+    differences = [each for found in contradicted.values() for each in found]
+    shown = "; ".join(differences[:3]) + (
+        f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+    )
+    which = f"shard {min(contradicted)} is" if len(contradicted) == 1 else (f"{len(contradicted)} shards are")
+    return (
+        f"{which} finished, and the manifest now says otherwise: {shown}. "
+        "Crawl and filter with the options and sources of before (--append adds to them), or make them again "
+        f"as the manifest says: gvm-prep encode --shards {_in_ranges({*contradicted, *forced})} --force"
+    )
+
+
+def _in_ranges(numbers: Iterable[int]) -> str:
+    """As `--shards` takes them: 0-3,7."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _differences(planned: Identity, row: Identity | None) -> list[str]:

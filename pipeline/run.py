@@ -38,6 +38,7 @@ class Report:
     """What a run did."""
 
     num_planned: int  # shards that were asked for
+    num_outside: int  # other planned shards that are not complete
     made: list[ShardRecord]
     complete: list[ShardRecord]  # before the run
     progress: Progress
@@ -60,6 +61,8 @@ class Report:
             f"{self.progress.num_encoded} frames encoded in {self.seconds:.1f} s, "
             f"{self.progress.num_encoded / self.seconds:.1f} a second"
         ]
+        if self.num_outside and "/" not in config.shards:
+            lines.append(f"  {self.num_outside} planned shards lie outside of these. All: gvm-prep encode")
         if self.progress.num_cached:
             lines.append(f"  {self.progress.num_cached} frames came from the cache")
         if num_saturated := sum(record.num_saturated for record in self.made):
@@ -105,7 +108,8 @@ def encode(data: DataFolder, config: EncodeConfig) -> Report:
                     failures_path(data.shards, record.shard).unlink(missing_ok=True)
             with disk_errors_told(data):
                 made = _encode(todo, engine, tidier)
-    return Report(len(chosen), made, complete, engine.progress, time.monotonic() - started)
+    num_outside = len(plan.keys() - chosen.keys() - data.recorded())
+    return Report(len(chosen), num_outside, made, complete, engine.progress, time.monotonic() - started)
 
 
 def open_engine(

@@ -154,6 +154,10 @@ def located(text: str) -> Path:
     import fsspec
 
     protocol = text.split("://")[0].lower()
+    if protocol in ("http", "https"):
+        raise ValueError(
+            f"{text}: a web server lists no folders. Copy the set here, or into an object store: s3://, gs://"
+        )
     try:
         store, path = fsspec.core.url_to_fs(text, use_listings_cache=False)
     except (ImportError, ValueError) as error:

@@ -134,12 +134,12 @@ class Measurer:
             )
 
 
-def measure(measurer: Measurer, jobs: Iterable[Job], workers: int | None) -> dict[str, str]:
-    """Measure what is not measured yet, with a bar. Why files failed, by path."""
+def measure(measurer: Measurer, jobs: Iterable[Job], workers: int | None) -> dict[Job, str]:
+    """Measure what is not measured yet, with a bar. Why files failed, each in one way of measuring."""
     unique = list(dict.fromkeys(jobs))
     done = measure_all(measurer, unique, workers or os.cpu_count() or 1)
     bar = tqdm(done, total=len(unique), desc="measuring", unit=" files", smoothing=0)
-    return {str(job.path): reason for job, reason in bar if reason}
+    return {job: reason for job, reason in bar if reason}
 
 
 def measure_all(measurer: Measurer, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, str]]:

@@ -104,7 +104,7 @@ def score(plan: Plan, measurer: Measurer, workers: int | None = None) -> Scores:
     if measurer.evaluator is not None:
         jobs += [as_evaluator(job) for job in jobs]
     failures = measure(measurer, jobs, workers)
-    motions = {v: measurer.motion(job) for v, job in looks.items() if str(job.path) not in failures}
+    motions = {v: measurer.motion(job) for v, job in looks.items() if job not in failures}
     reference = None
     if plan.reference is not None:
         reference = Reference(_takes(measurer, sounds[REFERENCE], failures, REFERENCE))
@@ -130,7 +130,7 @@ def score(plan: Plan, measurer: Measurer, workers: int | None = None) -> Scores:
         comparisons=compare([system for system in systems if system.name != REFERENCE]),
         missing={s.name: list(s.missing) for s in plan.all_systems if s.missing},
         extra={s.name: list(s.extra) for s in plan.all_systems if s.extra},
-        failures=failures,
+        failures={str(job.path): reason for job, reason in failures.items()},
     )
 
 
@@ -141,26 +141,26 @@ def _jobs(system: System, limits_s: dict[str, float | None]) -> dict[str, list[J
     }
 
 
-def _takes(measurer: Measurer, jobs: dict[str, list[Job]], failures: dict[str, str], name: str) -> Takes:
+def _takes(measurer: Measurer, jobs: dict[str, list[Job]], failures: dict[Job, str], name: str) -> Takes:
     takes = {
-        video: [measurer.heard(job) for job in of_video if str(job.path) not in failures]
+        video: [measurer.heard(job) for job in of_video if job not in failures]
         for video, of_video in jobs.items()
     }
     found = {video: heard for video, heard in takes.items() if heard}
     if not found:
-        first = next(str(job.path) for of_video in jobs.values() for job in of_video)
+        first = next(job for of_video in jobs.values() for job in of_video)
         raise ValueError(f"{name}: none of its files can be used; {failures[first]}")
     return found
 
 
 def _readable(
-    looks: dict[str, Job], sounds: dict[str, list[Job]], failures: dict[str, str]
+    looks: dict[str, Job], sounds: dict[str, list[Job]], failures: dict[Job, str]
 ) -> dict[str, tuple[Job, Job]]:
     """The videos with their first takes, where both could be read."""
     return {
         video: (looks[video], jobs[0])
         for video, jobs in sounds.items()
-        if not {str(looks[video].path), str(jobs[0].path)} & set(failures)
+        if not {each for job in (looks[video], jobs[0]) for each in (job, as_evaluator(job))} & set(failures)
     }
 
 

@@ -31,7 +31,7 @@ class PairSource(Protocol):
     encoders: dict[str, Any]  # the fingerprint of what read them
 
     @property
-    def failures(self) -> dict[str, str]:
+    def failures(self) -> dict[Job, str]:
         """Why files were left out, by path."""
 
     def pairs(self, split: str) -> list[Pair]:
@@ -47,7 +47,7 @@ class ShardPairs:
         shards = ShardSet.open(data / "shards", "train")
         self.identity: dict[str, Any] = {"plan_hash": shards.plan_hash}
         self.encoders = dict(shards.fingerprint)
-        self.failures: dict[str, str] = {}  # none: a broken shard is an error
+        self.failures: dict[Job, str] = {}  # none: a broken shard is an error
 
     def pairs(self, split: str) -> list[Pair]:
         return load_pairs(self._data, split, self._preset, self._cache)
@@ -84,7 +84,7 @@ class FolderPairs:
         _say_left_out(system)
 
     @cached_property
-    def failures(self) -> dict[str, str]:
+    def failures(self) -> dict[Job, str]:
         """Why files could not be read. Asking reads them all, and says it."""
         found = measure(self._measurer, [job for both in self._jobs.values() for job in both], self._workers)
         _say_all(list(found.values()))
@@ -97,7 +97,7 @@ class FolderPairs:
         return [
             piece
             for name, (look, sound) in jobs.items()
-            if self.failures.keys().isdisjoint((str(look.path), str(sound.path)))
+            if self.failures.keys().isdisjoint((look, sound))
             for piece in pieces(make_pair(name, self._seconds(look), self._seconds(sound)))
         ]
 

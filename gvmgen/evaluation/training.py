@@ -60,7 +60,9 @@ def train_evaluator(
     folder = RunFolder(run / TRAINING)
     folder.claim()
     identity = {"training": training.to_json(), "encoders": source.encoders}
-    folder.settle(identity | source.identity, accept_changes)
+    if not accept_changes:
+        folder.refuse_other(identity | source.identity)
+    folder.settle(identity | source.identity)
     train_pairs, test_pairs = source.pairs("train"), source.pairs("test")
     kept = max(0, len(train_pairs) - training.held_out)
     train_pairs, test_pairs = train_pairs[:kept], train_pairs[kept:] + test_pairs

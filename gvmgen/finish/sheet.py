@@ -63,7 +63,7 @@ def contact_sheet(path: Path, video: Path, start_s: float, duration_s: float, ca
 
 
 def _link(path: Path, folder: Path) -> str:
-    return html.escape(quote(os.path.relpath(path, folder)))
+    return html.escape(quote(os.fsencode(os.path.relpath(path, folder))))
 
 
 def _card(card: Card, video: str, poster: str, pictures: str) -> str:

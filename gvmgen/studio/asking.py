@@ -8,6 +8,7 @@ from typing import Any
 
 from gvmgen.finish.speech import MissingExtraError, check_detector
 from gvmgen.jobs import Job, check_finish, seconds
+from gvmgen.part import ROUNDING_S
 
 MAX_TAKES = 8
 _KNOWN = ("takes", "seed", "from", "to", "ending", "loudness", "original")
@@ -29,7 +30,7 @@ def read_job(asked: Any, name: str, duration_s: float) -> Job:
     )
     if job.start_s >= duration_s:
         raise ValueError(f"{name}: cannot start at {job.start_s:g} s, it lasts {duration_s:.2f} s")
-    if job.stop_s is not None and job.stop_s > duration_s:
+    if job.stop_s is not None and job.stop_s > duration_s + ROUNDING_S:
         raise ValueError(f"{name}: cannot end at {job.stop_s:g} s, it lasts {duration_s:.2f} s")
     if job.original not in ("drop", "keep", "duck"):
         raise ValueError(f"original {job.original!r} is unknown; known: drop, keep, duck")

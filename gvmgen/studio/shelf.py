@@ -58,6 +58,7 @@ class Video:
     play: str = ""  # the file that a browser plays; empty: not there yet
     trouble: str = ""  # what went wrong when it was looked through
     created: float = field(default_factory=time.time)
+    num_ordered: int = 0  # orders so far; a number is never given twice, as what it was of may still go away
     orders: dict[int, Order] = field(default_factory=dict)
 
 
@@ -120,7 +121,9 @@ class Shelf:
         return video
 
     def order(self, video: Video, job: Job) -> Order:
-        order = Order(number=max(video.orders, default=0) + 1, job=job)
+        video.num_ordered = max(video.num_ordered, *video.orders, 0) + 1
+        self.save(video)
+        order = Order(number=video.num_ordered, job=job)
         place = self.place(video, order)
         shutil.rmtree(place, ignore_errors=True)  # left by an order that a crash removed halfway
         place.mkdir()

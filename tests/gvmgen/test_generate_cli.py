@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -142,7 +143,11 @@ def test_the_video_is_never_its_own_output(
         (["--from", "soon"], "--from soon: give seconds"),
         (["--from", "5", "--to", "3"], "the end, 3 s, does not lie after the start, 5 s"),
         (["--to", "3", "--duration", "3"], "give one of them"),
-        (["--preview", "0"], "give seconds above 0"),
+        (["--preview", "0"], "give 0.02 s or more"),
+        (["--preview", "0.00001"], "give 0.02 s or more"),
+        (["--duration", "0.00001"], "take 0.02 s or more"),
+        (["--follow", "-1"], "follow is -1.0; give 0 (none) or more"),
+        (["--device", "cpu:1"], "processors have no numbers; give cpu"),
         (["--original", "keep"], "holds the music alone; --original keep needs a film: .mp4, "),
         (["--from", "70"], "cannot start at 70 s, it lasts 1.00 s"),
     ],
@@ -211,6 +216,23 @@ def test_a_folder_is_scored_past_a_bad_file_and_what_is_there_is_skipped(
     assert (out / "a.mp3").stat().st_mtime_ns == before
 
 
+@pytest.mark.usefixtures("loaded")
+def test_a_folder_goes_past_a_name_too_long_to_work_beside_and_names_that_are_no_text(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    no_text = os.fsdecode(b"caf\xe9.mp4")
+    for name in (no_text, "l" * 246 + ".mp4", "z.mp4"):
+        (videos / name).write_bytes(video.read_bytes())
+    assert generate(monkeypatch, videos, "-o", out) == ExitCode.FAILED
+    lines = capsys.readouterr().out.splitlines()
+    assert "failed" in lines[1]
+    assert "its name is too long" in lines[1]
+    assert lines[-1] == "2 scored, 0 already there, 1 failed"
+    assert sorted(path.name for path in out.iterdir()) == [os.fsdecode(b"caf\xe9.wav"), "z.wav"]
+
+
 class FailingComposer(ToneComposer):
     """Meets an error at the second video."""
 
@@ -277,6 +299,20 @@ def test_music_is_never_written_over_its_video_nor_as_an_unknown_kind(video: Pat
             music.save(path)
     assert video.read_bytes() == before
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("loaded")
+def test_takes_of_a_film_are_kept_whatever_its_name_and_sample_rate(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("librosa", reason="librosa measures what takes are ranked by")
+    no_text = tmp_path / os.fsdecode(b"caf\xe9.mp4")
+    no_text.write_bytes(video.read_bytes())
+    arguments = ["-o", tmp_path / "film.mkv", "--takes", "2", "--sample-rate", "192000"]
+    assert generate(monkeypatch, no_text, *arguments) == ExitCode.OK
+    assert len(list((tmp_path / "film_takes").glob("*.m4a"))) == 2
+    kept = json.loads((tmp_path / "film_takes/scores.json").read_text())
+    assert kept["video"] == str(no_text)
 
 
 @pytest.mark.usefixtures("loaded")

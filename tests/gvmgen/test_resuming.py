@@ -168,12 +168,15 @@ def started(
     return subprocess.Popen([sys.executable, "-c", command, *arguments], stderr=subprocess.PIPE, text=True)
 
 
+ENDS = {signal.SIGKILL: -9, signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: 143}  # exit codes
+
+
 def stopped(output: Path, model: Path, after: int, number: signal.Signals) -> str:
     """What gvm-gen said that was sent a signal when so many windows were done."""
     part = output.with_name(f"{output.name}.part")
     with started(output, model, str(after), str(int(number)), command=STOPPED + COMMAND) as process:
         said = process.communicate()[1]
-    assert process.returncode == (-number if number == signal.SIGKILL else ExitCode.INTERRUPTED), said
+    assert process.returncode == ENDS[number], said
     assert len(windows(part)) == after < NUM_WINDOWS
     assert not output.exists()
     return said
@@ -197,8 +200,9 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path: Path, model: Pa
     assert "goes on" not in said
     first = tmp_path / "out.wav.part/window_00000.done"
     written = first.stat().st_mtime_ns
-    said = stopped(output, model, 4, signal.SIGINT)
-    assert "the same command goes on from there" in said
+    for after, number in ((3, signal.SIGTERM), (4, signal.SIGINT)):
+        said = stopped(output, model, after, number)
+        assert "the same command goes on from there" in said
     assert first.stat().st_mtime_ns == written
     assert "going on from" in finished(output, model)
     finished(whole, model)

@@ -130,6 +130,28 @@ def test_other_data_is_refused_unless_changes_are_accepted(
     assert len(losses(tmp_path / "runs")) == 8
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora": 4}, "is of no parameter of this model"),
+        (
+            {"model": TINY | {"num_layers": 1}},
+            "another network than asked for: num_layers: found 2, wanted 1",
+        ),
+    ],
+)
+def test_accepted_changes_that_cannot_be_leave_the_run_as_it_was(
+    data: Path, finished: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    runs = shutil.copytree(finished, tmp_path / "runs")
+    before = (runs / "tiny/config.json").read_bytes()
+    with pytest.raises(ValueError, match=message):
+        train(tiny_config(data, runs, steps=8, **changes), accept_changes=True)
+    assert (runs / "tiny/config.json").read_bytes() == before
+    train(tiny_config(data, runs, steps=7, save_every=100), accept_changes=True)
+    assert len(losses(runs)) == 7
+
+
 def test_a_checkpoint_of_other_data_is_refused_even_where_the_run_forgot_its_settings(
     data: Path, finished: Path, tmp_path: Path
 ) -> None:

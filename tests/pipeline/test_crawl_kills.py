@@ -77,7 +77,7 @@ def test_a_filter_killed_while_it_measures_measures_only_the_others(tmp_path: Pa
     )
     noted = scores.read_bytes().count(b"\n")
     assert 0 < noted < 40
-    summary = filter_manifest(data, FilterConfig(score="silence,loudness,fingerprint"))
+    summary = filter_manifest(data, FilterConfig(score="silence,loudness,fingerprint")).summary()
     assert f"{40 - noted} segments measured" in summary
     keys = [json.loads(line)["key"] for line in scores.read_text().splitlines()]
     assert len(keys) == len(set(keys)) == 40

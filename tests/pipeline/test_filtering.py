@@ -112,7 +112,7 @@ def test_duplicates_and_one_songs_videos_share_group_and_split(filtered: DataFol
 
 def test_deciding_again_measures_nothing_and_brings_rows_back(data: DataFolder) -> None:
     before = (data.root / "scores.jsonl").read_bytes()
-    summary = filter_manifest(data, FilterConfig(keep="silence < 0.5"))
+    summary = filter_manifest(data, FilterConfig(keep="silence < 0.5")).summary()
     assert "0 segments measured" in summary
     assert (data.root / "scores.jsonl").read_bytes() == before
     assert [name for name, row in rows(data).items() if row["dropped"]] == ["silent"]
@@ -123,7 +123,7 @@ def test_what_a_killed_run_measured_is_not_measured_again(data: DataFolder) -> N
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:6]) + lines[6][:40])
     before = rows(data)
-    summary = filter_manifest(data, FilterConfig())
+    summary = filter_manifest(data, FilterConfig()).summary()
     assert f"{len(lines) - 6} segments measured" in summary
     assert rows(data) == before
     assert sorted(journal.read_text().splitlines()) == sorted(line.strip() for line in lines)
@@ -145,7 +145,7 @@ def test_a_crawl_without_thresholds_decides_nothing(films: Path, tmp_path: Path)
 
 def test_an_unknown_score_is_refused_with_those_there_are(data: DataFolder) -> None:
     before = data.manifest.read_bytes()
-    with pytest.raises(ValueError, match=r"asks for musik, which no segment has; there are .*speech"):
+    with pytest.raises(ValueError, match=r"asks for musik, which no segment has; known: .*speech"):
         filter_manifest(data, FilterConfig(score="none", keep="musik > 0.5"))
     assert data.manifest.read_bytes() == before
 
@@ -169,13 +169,50 @@ def test_a_file_that_broke_since_the_crawl_is_dropped_with_its_error(films: Path
     assert rows(data)["a"]["dropped"].startswith("unreadable: ")
 
 
+def test_a_file_that_is_away_for_a_while_is_measured_when_it_is_back(films: Path, tmp_path: Path) -> None:
+    shutil.copy(films / "good.mp4", tmp_path / "a.mp4")
+    data = DataFolder(tmp_path / "data")
+    crawl([tmp_path / "a.mp4"], data.manifest, CrawlConfig())
+    (tmp_path / "a.mp4").rename(tmp_path / "away.mp4")
+    found = filter_manifest(data, FilterConfig(score="silence"))
+    assert found.num_measured == 0
+    assert "a.mp4" in found.failed[0]
+    assert "not measured this time" in found.summary()
+    (tmp_path / "away.mp4").rename(tmp_path / "a.mp4")
+    found = filter_manifest(data, FilterConfig(score="silence"))
+    assert (found.num_measured, found.failed) == (1, [])
+    assert rows(data)["a"]["dropped"] is None
+    assert rows(data)["a"]["scores"]["silence"] < 0.5
+
+
+def test_a_file_that_was_damaged_is_kept_once_it_is_whole(films: Path, tmp_path: Path) -> None:
+    shutil.copy(films / "good.mp4", tmp_path / "a.mp4")
+    data = DataFolder(tmp_path / "data")
+    crawl([tmp_path / "a.mp4"], data.manifest, CrawlConfig())
+    (tmp_path / "a.mp4").write_bytes(b"nothing")
+    filter_manifest(data, FilterConfig(score="silence"))
+    assert rows(data)["a"]["dropped"].startswith("unreadable: ")
+    shutil.copy(films / "good.mp4", tmp_path / "a.mp4")
+    filter_manifest(data, FilterConfig(score="silence,loudness"))
+    assert rows(data)["a"]["dropped"] is None
+
+
+def test_a_crawl_of_videos_that_lack_the_scores_in_force_succeeds(films: Path, tmp_path: Path) -> None:
+    data = DataFolder(tmp_path)
+    crawl([films / "good.mp4"], data.manifest, CrawlConfig())
+    filter_manifest(data, FilterConfig(score="silence", keep="silence < 0.5"))
+    crawl([films / "other.mp4"], data.manifest, CrawlConfig())
+    assert decide_again(data.manifest) is not None
+    assert rows(data)["other"]["dropped"] is None
+
+
 def test_a_filter_whose_package_is_missing_is_one_line_and_the_others_run(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.filters.score.is_there", lambda module: module != "rapidocr")
     data = DataFolder(tmp_path)
     crawl([films / "captions.mp4"], data.manifest, CrawlConfig())
-    summary = filter_manifest(data, FilterConfig(score="silence,text", keep=DEFAULT_KEEP))
+    summary = filter_manifest(data, FilterConfig(score="silence,text", keep=DEFAULT_KEEP)).summary()
     assert "text: not scored; needs rapidocr. Run: pip install 'gvmgen[filters]'" in summary
     assert rows(data)["captions"]["dropped"] is None
 

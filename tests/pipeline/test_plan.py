@@ -56,6 +56,15 @@ def test_a_row_that_went_from_a_finished_shard_is_refused() -> None:
         freeze(FIRST, SEGMENTS[1:], all_finished)
 
 
+def test_all_shards_that_the_manifest_contradicts_are_named_with_the_command_that_makes_them_again() -> None:
+    fewer = [segment for segment in SEGMENTS if segment.shard == 1]
+    for forced in ([], [0]):
+        with pytest.raises(ValueError, match=r"finished.* --shards 0,2 --force"):
+            freeze(FIRST, fewer, all_finished, forced)
+    plan = freeze(FIRST, fewer, all_finished, forced=[0, 2])
+    assert plan[0].keys == plan[2].keys == []
+
+
 def test_a_failed_segment_may_go_from_a_finished_shard() -> None:
     finished = FinishedShard(FIRST[1].plan_hash, left_out=frozenset([SEGMENTS[0].key]))
     assert freeze(FIRST, SEGMENTS[1:], lambda shard: finished)[1] == FIRST[1]

@@ -135,6 +135,26 @@ def test_music_that_fits_scores_higher_than_noise_and_than_its_own_shuffle(score
         assert fits.estimates[metric].low <= fits.estimates[metric].value <= fits.estimates[metric].high
 
 
+def test_a_silent_video_as_the_reference_is_a_picture_still(scored: Scored, tmp_path: Path) -> None:
+    shutil.copytree(scored.folder / "videos", tmp_path / "videos")  # films without sound
+    join(tmp_path / "videos/v1.mp4", scored.folder / "reference/v1.wav", tmp_path / "v2.mp4", codec="aac")
+    (tmp_path / "v2.mp4").replace(tmp_path / "videos/v2.mp4")
+    scores = score_folders(
+        tmp_path / "videos",
+        [("fits", scored.folder / "fits")],
+        tmp_path / "videos",
+        tmp_path / "out",
+        embedder="encodec",
+        evaluator=None,
+        examples=0,
+        soundfont=None,
+        workers=1,
+    )
+    fits = next(system for system in scores.systems if system.name == "fits")
+    assert len(scores.failures) == NUM_VIDEOS - 1
+    assert np.isfinite(fits.items["onset_motion"]).all()
+
+
 def test_music_near_the_reference_is_nearer_than_noise(scored: Scored) -> None:
     fits, other = of(scored, "fits"), of(scored, "other")
     for metric in ("fad", "kad"):

@@ -84,7 +84,7 @@ def test_a_pair_holds_what_its_files_hold_and_no_more_than_both(folder: Path, tm
     names = {f"v{number}@0" for number in range(NUM_VIDEOS)} - {"v3@0", "v4@0"}
     assert {pair.key for pair in (*train, *test)} == names
     assert not {pair.key for pair in train} & {pair.key for pair in test}
-    assert [Path(path).name for path in source.failures] == ["v4.wav"]
+    assert [job.path.name for job in source.failures] == ["v4.wav"]
     senses, name = Senses("pocket", source.encoders), train[0].key.removesuffix("@0")
     heard = read_waveform(folder / f"music/{name}.wav", duration_s=5.0)
     torch.testing.assert_close(train[0].video, senses.watch(folder / f"videos/{name}.mp4"))

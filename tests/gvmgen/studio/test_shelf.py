@@ -95,6 +95,17 @@ def test_a_cancelled_order_leaves_the_line_and_the_others_move_up(tmp_path: Path
     assert list(video.orders) == [first.number, third.number]
 
 
+def test_the_number_of_a_cancelled_order_is_never_given_again(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    video = put(shelf)
+    first = shelf.order(video, Job())
+    shelf.remove(video, first)
+    second = shelf.order(video, Job())
+    shelf.remove(video, second)
+    shelf = reopened(shelf)
+    assert [first.number, second.number, shelf.order(shelf.videos[video.key], Job()).number] == [1, 2, 3]
+
+
 def test_an_order_without_a_process_fails_with_its_reason(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
     video = put(shelf)
