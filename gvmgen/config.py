@@ -53,16 +53,11 @@ class ModelConfig:
     anchor_s: int = 0  # ours: of a piece's opening, that each later window begins with; 0: never learned
 
     def __post_init__(self) -> None:
-        if self.feature_dim % self.transformation_num_heads:
-            raise ValueError(
-                f"feature_dim {self.feature_dim} is no multiple of "
-                f"transformation_num_heads {self.transformation_num_heads}"
-            )
-        if self.dim % self.num_heads:
-            raise ValueError(f"dim {self.dim} is no multiple of num_heads {self.num_heads}")
-        if self.pooling not in ("average", "sum", "preserve"):
-            raise ValueError(f"pooling {self.pooling!r} is unknown; known: average, sum, preserve")
         for name in (
+            "feature_dim",
+            "transformation_num_heads",
+            "dim",
+            "num_heads",
             "num_queries",
             "num_layers",
             "num_codebooks",
@@ -72,6 +67,15 @@ class ModelConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.feature_dim % self.transformation_num_heads:
+            raise ValueError(
+                f"feature_dim {self.feature_dim} is no multiple of "
+                f"transformation_num_heads {self.transformation_num_heads}"
+            )
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim {self.dim} is no multiple of num_heads {self.num_heads}")
+        if self.pooling not in ("average", "sum", "preserve"):
+            raise ValueError(f"pooling {self.pooling!r} is unknown; known: average, sum, preserve")
         if not 0 <= self.anchor_s <= self.window_s // 4:
             raise ValueError(
                 f"anchor_s is {self.anchor_s}; it must be 0 to {self.window_s // 4}, a quarter of window_s"
@@ -198,8 +202,10 @@ class TrainConfig:
         if self.run is not None and Path(self.run).name != self.run:
             raise ValueError(f"run {self.run!r} is no name of a folder; say with runs where it lies")
         model_config(self.preset)  # raises where it is unknown
-        if self.crop_s is not None and (self.crop_s < 1 or self.crop_s != int(self.crop_s)):
+        if self.crop_s is not None and not (self.crop_s >= 1 and float(self.crop_s).is_integer()):
             raise ValueError(f"crop_s is {self.crop_s}; it must be a whole number of seconds")
+        if self.model.get("anchor_s") and self.crop_s is None:
+            raise ValueError("anchor_s is learned on crops: give crop_s (--crop-s 4)")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
         if not self.lr > 0:
@@ -247,7 +253,8 @@ class TrainConfig:
             kinds = get_args(wanted) or (wanted,)  # of `int | None` both
             kinds = (dict,) if get_origin(wanted) is dict else kinds
             accepted = (*kinds, int) if float in kinds else kinds  # 1 is a float, too
-            if name in values and not isinstance(values[name], accepted):
+            is_other = isinstance(values.get(name), bool) and bool not in kinds  # in Python, True is an int
+            if name in values and (is_other or not isinstance(values[name], accepted)):
                 kind = _IN_WORDS[kinds[0]]
                 raise ValueError(f"training setting {name} is {values[name]!r}; it must be {kind}")
         return cls(**values)

@@ -176,7 +176,7 @@ class SegmentLoader:
                 f"batch_size {batch_size} cannot be shared by {world_size} processes in {pieces} pieces "
                 f"each; take a multiple of {world_size * pieces}"
             )
-        if crop_s is not None and (crop_s < 1 or crop_s != int(crop_s)):
+        if crop_s is not None and not (crop_s >= 1 and float(crop_s).is_integer()):
             raise ValueError(f"crop_s is {crop_s}; it must be a whole number of seconds")
         self.shards = shards
         self.plan = BatchPlan(num_samples=len(shards), batch_size=batch_size, seed=seed)

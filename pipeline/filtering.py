@@ -7,6 +7,7 @@ data/manifest.jsonl every segment with its scores; `dropped` says why one is out
 
 from __future__ import annotations
 
+import hashlib
 import json
 from array import array
 from collections import Counter
@@ -24,7 +25,8 @@ from pipeline.jsonl import read_rows, read_some_rows, to_line, write_rows
 from pipeline.manifest import Split
 from pipeline.parallel import bounded_map
 from pipeline.plan import read_plan
-from pipeline.scorebook import SCORES_NAME, ScoreBook
+from pipeline.scorebook import SCORES_NAME, ScoreBook, Version
+from pipeline.sources import sha256_of
 from pipeline.splits import Groups
 
 # What a person would keep for learning music from a picture; each comparison counts where it was measured.
@@ -132,27 +134,40 @@ def score_all(
 ) -> tuple[int, list[str]]:
     """Measure every segment that lacks one of these filters: how many, and why others could not be now."""
     book = ScoreBook(data.root / SCORES_NAME)
-    todo = _lacking(data, book, filters)
+    versions = _versions(filters, tagger)
+    todo = _lacking(data, book, versions)
     failed = []
     with tqdm(total=len(todo), desc="filter", unit="segment", disable=None) as progress:
-        for key, scores, versions in _measure(data, todo, tagger, num_threads):
+        for key, scores in _measure(data, todo, tagger, num_threads):
             if isinstance(scores, Exception):
                 failed.append(str(scores))
             else:
                 was_unreadable = book.scores(key).get("unreadable", 0.0)
-                book.add(key, {"unreadable": 0.0} | scores if was_unreadable else scores, versions)
+                measured = {"unreadable": 0.0} | scores if was_unreadable else scores
+                book.add(key, measured, {name: versions[name] for name in todo[key]})
             progress.update()
     return len(todo) - len(failed), failed
 
 
-def _lacking(data: DataFolder, book: ScoreBook, filters: Collection[str]) -> dict[str, list[str]]:
-    """The filters that each segment lacks, or has of an older version."""
+def _versions(filters: Collection[str], tagger: Path | None) -> dict[str, Version]:
+    """What a score has to be of, by filter; another tagger is another version."""
     from pipeline.filters.score import FILTERS
 
+    versions: dict[str, Version] = {name: FILTERS[name].version for name in filters}
+    if tagger is not None and "tags" in versions:
+        digest = hashlib.sha256()
+        for path in sorted(path for path in tagger.glob("*") if path.is_file()):
+            digest.update(sha256_of(path).encode())
+        versions["tags"] = f"{versions['tags']} {digest.hexdigest()[:16]}"
+    return versions
+
+
+def _lacking(data: DataFolder, book: ScoreBook, versions: Mapping[str, Version]) -> dict[str, list[str]]:
+    """The filters that each segment lacks, or has of another version."""
     todo = {}
     for row in read_rows(data.manifest):
         measured = book.filters(row["key"])
-        lacking = [name for name in filters if measured.get(name) != FILTERS[name].version]
+        lacking = [name for name, version in versions.items() if measured.get(name) != version]
         if lacking:
             todo[row["key"]] = lacking
     return todo
@@ -160,26 +175,25 @@ def _lacking(data: DataFolder, book: ScoreBook, filters: Collection[str]) -> dic
 
 def _measure(
     data: DataFolder, todo: dict[str, list[str]], tagger: Path | None, num_threads: int
-) -> Iterator[tuple[str, dict[str, Any] | Exception, dict[str, int]]]:
-    """(key, scores, versions of the filters) of each segment, as they come; a few are under way at a time.
+) -> Iterator[tuple[str, dict[str, Any] | Exception]]:
+    """(key, scores) of each segment, as they come; a few are under way at a time.
 
     In place of scores an error where the file is not there, or its disk does not answer: that may pass.
     """
     from gvmgen.encoders.process import MediaError, MediaTimeoutError
-    from pipeline.filters.score import FILTERS, Excerpt, score
+    from pipeline.filters.score import Excerpt, score
 
-    def one(row: dict[str, Any]) -> tuple[str, dict[str, Any] | Exception, dict[str, int]]:
-        lacking = todo[row["key"]]
+    def one(row: dict[str, Any]) -> tuple[str, dict[str, Any] | Exception]:
         path = data.root / row["source"]
         scores: dict[str, Any] | Exception
         try:
             path.open("rb").close()
-            scores = score(Excerpt(path, row["start_s"], row["duration_s"], tagger), lacking)
+            scores = score(Excerpt(path, row["start_s"], row["duration_s"], tagger), todo[row["key"]])
         except (OSError, MediaTimeoutError) as error:
             scores = error
         except MediaError as error:
             scores = {"unreadable": 1.0, "error": str(error)}
-        return row["key"], scores, {name: FILTERS[name].version for name in lacking}
+        return row["key"], scores
 
     rows = (row for row in read_rows(data.manifest) if row["key"] in todo)
     yield from bounded_map(one, rows, num_threads)

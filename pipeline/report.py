@@ -86,12 +86,14 @@ class Survey:
 def write_report(data: DataFolder, out: Path, num_samples: int) -> str:
     """Write the page to `out` and its numbers beside it. Returns one line for a person.
 
-    Raises FileNotFoundError where there is no manifest.
+    Raises FileNotFoundError where there is no manifest, ValueError where both would have one name.
     """
     from pipeline.samples import picture_of  # loads PyAV
 
     if not data.manifest.is_file():
         raise FileNotFoundError(f"{data.manifest}: no manifest there. Run: gvm-prep crawl-manifest FOLDER")
+    if out.suffix == ".json":
+        raise ValueError(f"--out {out}: the numbers get that name; name the page: {out.with_suffix('.html')}")
     survey = Survey()
     for row in read_rows(data.manifest):
         survey.add(row)

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from pipeline.jsonl import append_row, mend_journal
 
 SCORES_NAME = "scores.jsonl"
+Version = int | str  # of a filter, and of the model that it runs where that is a user's own
 
 
 class ScoreBook:
@@ -31,14 +32,14 @@ class ScoreBook:
             scores |= row["scores"]
         return scores
 
-    def filters(self, key: str) -> dict[str, int]:
+    def filters(self, key: str) -> dict[str, Version]:
         """The filters that measured the segment, with their versions."""
-        filters: dict[str, int] = {}
+        filters: dict[str, Version] = {}
         for row in self._rows(key):
             filters |= row["filters"]
         return filters
 
-    def add(self, key: str, scores: dict[str, Any], filters: dict[str, int]) -> None:
+    def add(self, key: str, scores: dict[str, Any], filters: dict[str, Version]) -> None:
         """Write down at once what was measured: a killed run goes on where it was."""
         offset = self.path.stat().st_size if self.path.is_file() else 0
         append_row(self.path, {"filters": filters, "key": key, "scores": scores})

@@ -41,6 +41,8 @@ def test_an_unknown_setting_is_named() -> None:
         ({"feature_dim": 100, "transformation_num_heads": 16}, "feature_dim 100"),
         ({"pooling": "maximum"}, "maximum"),
         ({"num_queries": 0}, "num_queries"),
+        ({"num_heads": 0}, "num_heads is 0"),
+        ({"anchor_s": 8, "window_s": 30}, "anchor_s is 8; it must be 0 to 7"),
     ],
 )
 def test_impossible_sizes_are_refused(settings: dict[str, object], named: str) -> None:

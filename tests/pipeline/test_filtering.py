@@ -20,6 +20,7 @@ from pipeline.manifest import read_manifest
 from pipeline.plan import ShardPlan, line_of, write_plan
 from shards.spec import Sample
 from shards.writer import write_shard
+from tests.pipeline.filters.test_voices import AUDIO_SET, make_tagger
 from tests.pipeline.made_scenes import SECONDS, captioned, encode_again, film, make_film, scene, song
 from tests.pipeline.made_speech import spoken
 
@@ -195,6 +196,19 @@ def test_a_file_that_was_damaged_is_kept_once_it_is_whole(films: Path, tmp_path:
     shutil.copy(films / "good.mp4", tmp_path / "a.mp4")
     filter_manifest(data, FilterConfig(score="silence,loudness"))
     assert rows(data)["a"]["dropped"] is None
+
+
+def test_another_tagger_measures_again(films: Path, tmp_path: Path) -> None:
+    first = make_tagger(tmp_path / "first", AUDIO_SET)
+    other = shutil.copytree(first, tmp_path / "other")
+    (other / "note.txt").write_text("trained on")
+    data = DataFolder(tmp_path / "data")
+    crawl([films / "good.mp4"], data.manifest, CrawlConfig())
+    counts = [
+        filter_manifest(data, FilterConfig(score="tags", tagger=tagger)).num_measured
+        for tagger in (first, first, other, other)
+    ]
+    assert counts == [1, 0, 1, 0]
 
 
 def test_a_crawl_of_videos_that_lack_the_scores_in_force_succeeds(films: Path, tmp_path: Path) -> None:
