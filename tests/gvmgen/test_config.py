@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gvmgen.config import MODEL_PRESETS, ModelConfig, model_config
+from gvmgen.config import MODEL_PRESETS, ModelConfig, TrainConfig, model_config
 from gvmgen.model import GVMGen
 
 
@@ -48,3 +48,17 @@ def test_an_unknown_setting_is_named() -> None:
 def test_impossible_sizes_are_refused(settings: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         ModelConfig.from_json(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"crop_s": float("inf")}, "crop_s is inf; it must be a whole number of seconds"),
+        ({"steps": True}, "steps is True; it must be a whole number"),
+        ({"preset": "pocket", "model": {"anchor_s": 3}}, "anchor_s is learned on crops"),
+        ({"preset": "pocket", "model": {"anchor_s": 4}, "crop_s": 3.0}, "anchor_s is 4; it must be 0 to 3"),
+    ],
+)
+def test_training_settings_that_cannot_be_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _ = TrainConfig.from_json(settings).model_config
