@@ -171,7 +171,7 @@ def _refusal(contradicted: Mapping[int, list[str]], forced: Collection[int]) -> 
     shown = "; ".join(differences[:3]) + (
         f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
     )
-    which = f"shard {min(contradicted)} is" if len(contradicted) == 1 else (f"{len(contradicted)} shards are")
+    which = f"shard {min(contradicted)} is" if len(contradicted) == 1 else f"{len(contradicted)} shards are"
     return (
         f"{which} finished, and the manifest now says otherwise: {shown}. "
         "Crawl and filter with the options and sources of before (--append adds to them), or make them again "

@@ -139,19 +139,13 @@ def test_a_silent_video_as_the_reference_is_a_picture_still(scored: Scored, tmp_
     shutil.copytree(scored.folder / "videos", tmp_path / "videos")  # films without sound
     join(tmp_path / "videos/v1.mp4", scored.folder / "reference/v1.wav", tmp_path / "v2.mp4", codec="aac")
     (tmp_path / "v2.mp4").replace(tmp_path / "videos/v2.mp4")
-    scores = score_folders(
-        tmp_path / "videos",
-        [("fits", scored.folder / "fits")],
-        tmp_path / "videos",
-        tmp_path / "out",
-        embedder="encodec",
-        evaluator=None,
-        examples=0,
-        soundfont=None,
-        workers=1,
-    )
+    for name in ("fits", "other"):
+        (tmp_path / name).symlink_to(scored.folder / name)
+    (tmp_path / "reference").symlink_to(tmp_path / "videos")
+    (tmp_path / "evaluator").symlink_to(scored.folder / "evaluator")
+    scores = run_score(tmp_path)
     fits = next(system for system in scores.systems if system.name == "fits")
-    assert len(scores.failures) == NUM_VIDEOS - 1
+    assert len(scores.failures) == NUM_VIDEOS - 1 + 1  # films without sound, and the broken file of `other`
     assert np.isfinite(fits.items["onset_motion"]).all()
 
 
