@@ -81,7 +81,7 @@ class Section:
 
 def compose(scenario: Scenario) -> list[Note]:
     """The notes of a scenario, by start time."""
-    rng = np.random.default_rng((scenario.seed, 2))
+    rng = _generator(scenario)
     notes: list[Note] = []
     for section in _sections(scenario, rng):
         voices = (CHINESE if section.is_pentatonic else WESTERN)[section.scene.family]
@@ -109,13 +109,13 @@ def mean_pitch(notes: list[Note], num_seconds: int) -> list[float | None]:
 
 def section_keys(scenario: Scenario) -> list[tuple[float, int, bool]]:
     """(start in s, tonic pitch class, is minor) of every section: part of the truth."""
-    sections = _sections(scenario, np.random.default_rng((scenario.seed, 2)))
+    sections = _sections(scenario, _generator(scenario))
     seconds_per_step = scenario.step_frames / CODE_RATE
     return [(s.first_step * seconds_per_step, s.tonic, s.scale == MINOR) for s in sections]
 
 
 def _sections(scenario: Scenario, rng: np.random.Generator) -> list[Section]:
-    home = int(rng.choice(TONICS))
+    home = _home(scenario, rng)
     is_pentatonic = bool(rng.random() < 0.4)
     starts = [_nearest_step(scenario, scene.start_s) for scene in scenario.scenes]
     ends = [*starts[1:], _nearest_step(scenario, scenario.duration_s) + 1]
@@ -123,6 +123,18 @@ def _sections(scenario: Scenario, rng: np.random.Generator) -> list[Section]:
         _section(scene, first, last, home, is_pentatonic, rng)
         for scene, first, last in zip(scenario.scenes, starts, ends, strict=True)
     ]
+
+
+def _generator(scenario: Scenario) -> np.random.Generator:
+    return np.random.default_rng((scenario.seed, 2, scenario.piece))
+
+
+def _home(scenario: Scenario, rng: np.random.Generator) -> int:
+    """The tonic: what the first piece draws, and the next ones in turn."""
+    drawn = int(rng.choice(len(TONICS)))
+    if scenario.piece:
+        drawn = int(np.random.default_rng((scenario.seed, 2)).choice(len(TONICS))) + scenario.piece
+    return TONICS[drawn % len(TONICS)]
 
 
 def _section(

@@ -4,6 +4,7 @@
 
 Each pair is `pair_000042.mkv` (H.264, and FLAC so that the music is unharmed) and `pair_000042.json` (the
 truth of every second). A pair that is already there is left alone, so a killed run goes on where it was.
+With `--pieces 3` each picture has three pieces of music, in three keys: `pair_000042`, `pair_000042_1`, `_2`.
 """
 
 from __future__ import annotations
@@ -27,18 +28,22 @@ from render_video import HEIGHT, VIDEO_RATE, WIDTH, video_frames
 from scenario import make_scenario, truth_per_second
 
 
-def make_pair(seed: int, out: Path, duration_s: float) -> Path:
-    """Write one pair, the truth last. Returns the path of the video."""
-    video = out / f"pair_{seed:06d}.mkv"
+def make_pair(seed: int, out: Path, duration_s: float, piece: int = 0) -> Path:
+    """Write one pair, the truth last; a later piece takes the first one's picture. Returns the video."""
+    first = out / f"pair_{seed:06d}.mkv"
+    video = first.with_stem(f"{first.stem}_{piece}") if piece else first
     truth = video.with_suffix(".json")
     if truth.exists():
         return video
     cv2.setNumThreads(1)
-    scenario = make_scenario(seed, duration_s)
+    scenario = make_scenario(seed, duration_s, piece)
     notes = compose(scenario)
     with tempfile.NamedTemporaryFile(suffix=".wav") as sound:
         write_wav(Path(sound.name), render_music(notes, duration_s))
-        _encode(video_frames(scenario), Path(sound.name), video)
+        if piece:
+            _replace_sound(first, Path(sound.name), video)
+        else:
+            _encode(video_frames(scenario), Path(sound.name), video)
     record = truth_per_second(scenario)
     record["pitch"] = mean_pitch(notes, len(record["motion"]))
     record["keys"] = [
@@ -48,6 +53,11 @@ def make_pair(seed: int, out: Path, duration_s: float) -> Path:
     aside.write_text(json.dumps(record, sort_keys=True) + "\n")
     aside.replace(truth)
     return video
+
+
+def make_pieces(seed: int, num_pieces: int, out: Path, duration_s: float) -> str:
+    """All pairs of one picture. Returns the last one's name."""
+    return [make_pair(seed, out, duration_s, piece) for piece in range(num_pieces)][-1].name
 
 
 def write_wav(path: Path, waveform: np.ndarray) -> None:
@@ -98,12 +108,23 @@ def _encode(frames, sound: Path, video: Path) -> None:
     aside.replace(video)
 
 
+def _replace_sound(picture: Path, sound: Path, video: Path) -> None:
+    from gvmgen.encoders.process import ffmpeg_path
+
+    aside = video.with_suffix(".tmp.mkv")
+    inputs = ["-i", str(picture), "-i", str(sound), "-map", "0:v", "-map", "1:a"]
+    copied = ["-c:v", "copy", "-c:a", "flac", str(aside)]
+    subprocess.run([str(ffmpeg_path()), "-v", "error", "-y", *inputs, *copied], check=True)
+    aside.replace(video)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("data/pocket"))
-    parser.add_argument("--num-pairs", type=int, default=400)
+    parser.add_argument("--num-pairs", type=int, default=400, help="pictures, each with --pieces of music")
+    parser.add_argument("--pieces", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--duration", type=float, default=15.0, help="seconds of each pair")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
@@ -111,9 +132,9 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     seeds = range(args.first_seed, args.first_seed + args.num_pairs)
     with Pool(args.processes) as pool:
-        make = partial(make_pair, out=args.out, duration_s=args.duration)
-        for done, video in enumerate(pool.imap_unordered(make, seeds), 1):
-            print(f"\r{done}/{args.num_pairs} {video.name}", end="", file=sys.stderr)
+        make = partial(make_pieces, num_pieces=args.pieces, out=args.out, duration_s=args.duration)
+        for done, name in enumerate(pool.imap_unordered(make, seeds), 1):
+            print(f"\r{done}/{args.num_pairs} {name}", end="", file=sys.stderr)
     print(file=sys.stderr)
 
 

@@ -34,9 +34,14 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """One pair. `letterbox` is the share of the height that is black; `caption` is drawn when not empty."""
+    """One pair. `letterbox` is the share of the height that is black; `caption` is drawn when not empty.
+
+    Pieces of one seed have the same picture and each its own music, three in a row in three keys: what a
+    picture does not tell should not be learned from it.
+    """
 
     seed: int
+    piece: int = 0
     duration_s: float
     step_frames: int
     scenes: tuple[Scene, ...]
@@ -60,8 +65,8 @@ class Scenario:
         return float(np.interp(time_s, scene.times, scene.brightness))
 
 
-def make_scenario(seed: int, duration_s: float = 15.0) -> Scenario:
-    """The scenario of a seed: the same seed gives the same pair on every machine."""
+def make_scenario(seed: int, duration_s: float = 15.0, piece: int = 0) -> Scenario:
+    """The scenario of a seed: the same seed and piece give the same pair on every machine."""
     rng = np.random.default_rng((seed, 1))
     cuts = _cuts(rng, duration_s)
     bounds = [0.0, *cuts, duration_s]
@@ -77,6 +82,7 @@ def make_scenario(seed: int, duration_s: float = 15.0) -> Scenario:
     tempo = int(np.clip(round(mean_motion * 4 - 0.5 + rng.normal(0, 0.3)), 0, 3))
     return Scenario(
         seed=seed,
+        piece=piece,
         duration_s=duration_s,
         step_frames=STEP_FRAMES[tempo],
         scenes=tuple(scenes),

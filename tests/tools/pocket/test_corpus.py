@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import ctypes.util
+import json
 
 import compose
 import listen
 import numpy as np
 import pytest
+import render_music
 from scenario import FAMILIES, make_scenario, truth_per_second
 
+from gvmgen.encoders.media import read_frames, read_waveform
+
 SEEDS = range(40)
+needs_synthesiser = pytest.mark.skipif(
+    not (ctypes.util.find_library("fluidsynth") and render_music.SOUND_FONT.exists()),
+    reason="needs libfluidsynth3 and fluid-soundfont-gm",
+)
 
 
 def test_a_seed_fixes_scenario_and_notes():
     assert make_scenario(7) == make_scenario(7) != make_scenario(8)
     assert compose.compose(make_scenario(7)) == compose.compose(make_scenario(7))
+
+
+def test_three_pieces_for_one_picture_are_in_three_keys_each_with_its_own_notes():
+    for seed in SEEDS:
+        scenarios = [make_scenario(seed, piece=piece) for piece in range(3)]
+        assert len({scenario.scenes for scenario in scenarios}) == 1
+        assert len({compose.section_keys(scenario)[0][1] for scenario in scenarios}) == 3
+        intervals = {tuple(np.diff([n.pitch for n in compose.compose(scenario)])) for scenario in scenarios}
+        assert len(intervals) == 3
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -64,16 +81,28 @@ def test_a_section_plays_its_family_and_no_other():
             assert note.program < 0 or any(note.program in (v.lead, v.chords, v.bass) for v in voices)
 
 
-@pytest.mark.skipif(ctypes.util.find_library("fluidsynth") is None, reason="needs libfluidsynth3")
-def test_the_synthesiser_gives_the_same_samples_whatever_sounded_before():
-    from render_music import SOUND_FONT, render_music
+@needs_synthesiser
+def test_pieces_share_their_picture_and_have_each_its_music(tmp_path):
+    pytest.importorskip("cv2")
+    from corpus import make_pieces
 
-    if not SOUND_FONT.exists():
-        pytest.skip(f"needs {SOUND_FONT}")
+    assert make_pieces(5, 2, tmp_path, 6.0) == "pair_000005_1.mkv"
+    first, second = tmp_path / "pair_000005.mkv", tmp_path / "pair_000005_1.mkv"
+    for one, other in zip(read_frames(first), read_frames(second), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.abs(read_waveform(first) - read_waveform(second)).max() > 0.05
+    keys = [
+        json.loads(video.with_suffix(".json").read_text())["keys"][0]["tonic"] for video in (first, second)
+    ]
+    assert keys[0] != keys[1]
+
+
+@needs_synthesiser
+def test_the_synthesiser_gives_the_same_samples_whatever_sounded_before():
     notes = compose.compose(make_scenario(3))
-    first = render_music(notes, 4.0)
-    render_music(compose.compose(make_scenario(4)), 2.0)
-    np.testing.assert_array_equal(render_music(notes, 4.0), first)
+    first = render_music.render_music(notes, 4.0)
+    render_music.render_music(compose.compose(make_scenario(4)), 2.0)
+    np.testing.assert_array_equal(render_music.render_music(notes, 4.0), first)
     assert len(first) == 4 * 32_000
     assert 0.05 < np.abs(first).max() < 0.98
 
