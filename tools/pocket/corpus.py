@@ -5,6 +5,7 @@
 Each pair is `pair_000042.mkv` (H.264, and FLAC so that the music is unharmed) and `pair_000042.json` (the
 truth of every second). A pair that is already there is left alone, so a killed run goes on where it was.
 With `--pieces 3` each picture has three pieces of music, in three keys: `pair_000042`, `pair_000042_1`, `_2`.
+`pairs.csv`, a list for `gvm-prep crawl-manifest`, keeps what shares a picture in one split.
 """
 
 from __future__ import annotations
@@ -136,6 +137,9 @@ def main() -> None:
         for done, name in enumerate(pool.imap_unordered(make, seeds), 1):
             print(f"\r{done}/{args.num_pairs} {name}", end="", file=sys.stderr)
     print(file=sys.stderr)
+    videos = sorted(path.name for path in args.out.glob("pair_*.mkv") if not path.stem.endswith(".tmp"))
+    rows = "".join(f"{name},{name[: len('pair_000042')]}\n" for name in videos)
+    (args.out / "pairs.csv").write_text("video,song_id\n" + rows)
 
 
 if __name__ == "__main__":
