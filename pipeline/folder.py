@@ -109,11 +109,12 @@ class DataFolder:
     def foresee_plan(self, segments: Iterable[Segment], forced: str = "") -> Plan:
         """What `freeze_plan` would write down."""
         old = read_plan(self.plan)
-        finished = dict(zip(old, map(_finished, self.records(old)), strict=True))
-        return freeze(old, segments, finished.get, choose(old, forced).keys())
+        records = dict(zip(old, map(finished, self.records(old)), strict=True))
+        return freeze(old, segments, records.get, choose(old, forced).keys())
 
 
-def _finished(record: ShardRecord | None) -> FinishedShard | None:
+def finished(record: ShardRecord | None) -> FinishedShard | None:
+    """What `freeze` asks of a shard's commit record."""
     if record is None:
         return None
     return FinishedShard(record.plan_hash, frozenset(row["key"] for row in record.left_out))

@@ -102,6 +102,10 @@ def held(path: Path) -> Iterator[None]:
         yield
 
 
+class ContradictionError(ValueError):
+    """The manifest says otherwise of finished shards."""
+
+
 def freeze(
     old: Plan,
     segments: Iterable[Segment],
@@ -112,7 +116,7 @@ def freeze(
 
     old: the frozen plan. finished: what a shard's commit record says, None where it has none; a shard without
     one follows the manifest where a planned segment changed or went, and gains none; so do `forced` shards.
-    Raises ValueError where the manifest contradicts finished shards; the message says which and in what.
+    Raises ContradictionError where the manifest contradicts finished shards; it says which and in what.
     """
     rows, new = _split_up(segments, {key for shard in old.values() for key in shard.keys})
     plan: Plan = {}
@@ -127,7 +131,7 @@ def freeze(
         elif (kept := [rows[key] for key in shard.keys if key in rows]) or is_forced:
             plan[shard.shard] = ShardPlan.of(shard.shard, kept)  # a forced shard that lost all is made empty
     if contradicted:
-        raise ValueError(_refusal(contradicted, forced))
+        raise ContradictionError(_refusal(contradicted, forced))
     return plan | (_append(plan, new) if plan else {shard: ShardPlan.of(shard, new[shard]) for shard in new})
 
 

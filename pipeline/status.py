@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.estimate import frames_per_s
-from pipeline.folder import DataFolder, plan_summary, planned_frames
+from pipeline.folder import DataFolder, finished, plan_summary, planned_frames
 from pipeline.jsonl import read_journal
-from pipeline.manifest import read_manifest
-from pipeline.plan import Plan, ShardPlan, read_plan
+from pipeline.manifest import Segment, read_manifest
+from pipeline.plan import ContradictionError, Plan, ShardPlan, freeze, read_plan
 from pipeline.selection import differences
 from shards.record import ShardRecord
 from shards.spec import failures_path, tar_path
@@ -27,6 +27,7 @@ class Status:
     failures: list[dict[str, Any]] = field(default_factory=list)  # rows of the failures files
     num_bytes: int = 0  # of the complete shards
     num_unplanned: int = 0  # segments that the manifest has gained since the plan
+    contradiction: str = ""  # where the manifest now says otherwise of complete shards: encode refuses that
     frames_per_s: float | None = None  # None: nothing to tell it from
 
     def lines(self, data: DataFolder) -> list[str]:
@@ -40,6 +41,8 @@ class Status:
         if self.missing and self.frames_per_s:
             hours = planned_frames(self.missing) / self.frames_per_s / 3600
             lines.append(f"  remaining   {hours:.1f} h at {self.frames_per_s:.1f} frames a second")
+        if self.contradiction:
+            lines.append(f"  refused     {self.contradiction}")
         lines += [f"  stale       {sentence}" for sentence in self.stale]
         return lines + self._failure_lines()
 
@@ -61,9 +64,12 @@ def status(data: DataFolder) -> Status:
     plan = read_plan(data.plan)
     if not plan:
         raise FileNotFoundError(f"{data.plan}: nothing is planned yet. Run: gvm-prep encode --shards 0-99")
-    found = Status(num_unplanned=_num_unplanned(data, plan))
+    found = Status()
+    looked_up = dict(zip(plan, data.records(plan), strict=True))
+    found.num_unplanned, found.contradiction = _against_manifest(data, plan, looked_up)
     records = []
-    for shard, record in zip(plan.values(), data.records(plan), strict=True):
+    for shard in plan.values():
+        record = looked_up[shard.shard]
         if record is None:
             found.missing.append(shard)
             continue
@@ -77,11 +83,26 @@ def status(data: DataFolder) -> Status:
     return found
 
 
-def _num_unplanned(data: DataFolder, plan: Plan) -> int:
+def _against_manifest(
+    data: DataFolder, plan: Plan, records: Mapping[int, ShardRecord | None]
+) -> tuple[int, str]:
+    """(segments that the manifest has gained, what it contradicts), read once."""
     if not data.manifest.is_file():  # shards may have come without it
-        return 0
+        return 0, ""
     planned = {key for shard in plan.values() for key in shard.keys}
-    return sum(segment.key not in planned for segment in read_manifest(data.manifest))
+    num_unplanned = 0
+
+    def counted() -> Iterator[Segment]:
+        nonlocal num_unplanned
+        for segment in read_manifest(data.manifest):
+            num_unplanned += segment.key not in planned
+            yield segment
+
+    try:
+        freeze(plan, counted(), lambda shard: finished(records[shard]))
+    except ContradictionError as error:
+        return num_unplanned, str(error)
+    return num_unplanned, ""
 
 
 def _stale(record: ShardRecord, shard: ShardPlan, first: ShardRecord, data: DataFolder) -> list[str]:

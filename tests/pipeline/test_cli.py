@@ -121,6 +121,18 @@ def test_status_names_a_shard_that_is_not_as_planned(
     assert "000000.tar: plan_hash: found 'another'" in gvm_prep(capsys, "status")[1]
 
 
+def test_status_says_what_a_crawl_contradicts_and_the_command_that_mends_it(
+    data: DataFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "refused" not in gvm_prep(capsys, "status")[1]
+    write_manifest(data.manifest, map(segment, range(1, 4)))  # of the complete shard 0, the segment is gone
+    code, output = gvm_prep(capsys, "status")
+    assert code == ExitCode.OK
+    assert "refused     shard 0 is finished, and the manifest now says otherwise" in output
+    assert "gvm-prep encode --shards 0 --force" in output
+    assert "unplanned   1 segments" in output
+
+
 def test_a_dry_run_tells_shards_segments_hours_and_bytes(
     data: DataFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
