@@ -266,6 +266,9 @@ def main() -> None:
         help="a model's or a run's folder; the model in the box by default",
     )
     parser.add_argument("--videos", type=Path, default=Path("data/pocket_held_out"))
+    parser.add_argument(
+        "--first-seed", type=int, default=HELD_OUT_SEED + 100, help="of the videos: others are fresh ones"
+    )
     parser.add_argument("--num-codec-pieces", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     for name, kind in (("guidance", float), ("follow", float), ("top_k", int), ("temperature", float)):
@@ -278,7 +281,7 @@ def main() -> None:
 
 def report(args: argparse.Namespace) -> None:
     args.videos.mkdir(parents=True, exist_ok=True)
-    seeds = range(HELD_OUT_SEED + 100, HELD_OUT_SEED + 100 + args.num_videos)
+    seeds = range(args.first_seed, args.first_seed + args.num_videos)
     videos = [make_pair(seed, args.videos, DURATION_S) for seed in seeds]
     truths = [json.loads(video.with_suffix(".json").read_text()) for video in videos]
     composer = Composer.load(args.model, preset="pocket")

@@ -10,7 +10,6 @@ The encoders go first: shards, and so the network, are made with the very weight
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -74,10 +73,7 @@ def gives_same_codes(one: EncodecModel, other: EncodecModel) -> bool:
 def ship_model(source: Path, package: Path) -> None:
     model, info = load_model(source, dtype=torch.float32)
     model.config = replace(model.config, dropout=0.0)  # the training's; `--preset pocket --init` wants none
-    settings = [folder / "config.json" for folder in source.parents[:2]]  # of runs/NAME/best, or a checkpoint
-    run = next((json.loads(path.read_text()) for path in settings if path.is_file()), None)
-    provenance = PROVENANCE | ({} if run is None else {"run": run})
-    shipped = replace(info, trained=True, licence=LICENCE, provenance=provenance, sampling=SAMPLING)
+    shipped = replace(info, trained=True, licence=LICENCE, provenance=PROVENANCE, sampling=SAMPLING)
     save_model(package, model.half(), shipped)
 
 
