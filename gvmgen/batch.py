@@ -19,6 +19,7 @@ from gvmgen.resuming import Say, Unkept, file_digest, kept_beside
 from gvmgen.windows import Progress
 
 if TYPE_CHECKING:
+    from gvmgen.decoding import SamplingConfig
     from gvmgen.judge import Judge
 
 
@@ -62,6 +63,10 @@ def find_judge(composer: Composer, job: Job, say: Say) -> Judge | None:
         return None
 
 
+def sampling_of(composer: Composer, job: Job) -> SamplingConfig:
+    return composer.sampling(goes_on=job.continue_from is not None, **job.sampling)
+
+
 def about(composer: Composer, job: Job, video: Path) -> dict[str, Any]:
     """All that a video's codes depend on."""
     return {
@@ -72,7 +77,7 @@ def about(composer: Composer, job: Job, video: Path) -> dict[str, Any]:
         "length": job.length_s,
         "preview": job.preview_s,
         "continue from": None if job.continue_from is None else file_digest(Path(job.continue_from)),
-        "sampling": asdict(composer.sampling(**job.sampling)),
+        "sampling": asdict(sampling_of(composer, job)),
         "model": composer.identity,
     }
 
@@ -88,7 +93,7 @@ def compose_takes(
         start_s=job.start_s,
         duration_s=job.length_s,
         preview_s=job.preview_s,
-        sampling=composer.sampling(**job.sampling),
+        sampling=sampling_of(composer, job),
         continue_from=job.continue_from,
         look=None if judge is None else judge.look,
         kept=kept,

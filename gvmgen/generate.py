@@ -49,6 +49,7 @@ from shards.spec import (
 FRAMES_AT_ONCE = 8
 FRAMES_KEPT = 64  # are kept together, where work is kept
 MAX_SEED = 2**32 - 1
+GOING_ON = {"guidance": 4.0, "follow": 0.5}  # at most: pocket's own 8 and 1.5 drown the key of music before
 
 Look = Callable[[Tensor], Tensor]  # features [F, P, D] -> what somebody wants to know of them [F, D']
 
@@ -265,7 +266,7 @@ class Composer:
         """
         seeds = _seeds(seed, count)
         started = time.perf_counter()
-        path, sampling = Path(video), sampling or self.sampling()
+        path, sampling = Path(video), sampling or self.sampling(goes_on=continue_from is not None)
         check_follow(self.model, sampling)
         duration_s = part_duration(path, start_s, duration_s)
         if preview_s is not None and not preview_s >= SHORTEST_S:
@@ -310,9 +311,15 @@ class Composer:
             for seed, sound, row in zip(seeds, sounds, codes, strict=True)
         ]
 
-    def sampling(self, **chosen: Any) -> SamplingConfig:
-        """The settings chosen, and where nothing is chosen those that the model's weights do best with."""
-        return SamplingConfig(**self.info.sampling | chosen)
+    def sampling(self, *, goes_on: bool = False, **chosen: Any) -> SamplingConfig:
+        """What these weights do best with, but for what is chosen.
+
+        goes_on: from other music (`continue_from`), whose key a picture that pulls harder would drown.
+        """
+        own = SamplingConfig(**self.info.sampling)
+        if goes_on:
+            own = replace(own, **{name: min(getattr(own, name), most) for name, most in GOING_ON.items()})
+        return replace(own, **chosen)
 
     def _end_of(self, music: Path) -> Tensor:
         """Codes int64 [K, T'] of the last whole seconds, at most a third of a window."""

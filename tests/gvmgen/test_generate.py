@@ -362,6 +362,17 @@ def test_a_models_own_sampling_counts_where_nothing_else_is_chosen(composer: Com
     assert other.score(video).tags["settings"]["guidance"] == 6.0
 
 
+def test_music_before_is_gone_on_from_with_less_pull_of_the_picture_unless_that_is_chosen(
+    composer: Composer, video: Path, tmp_path: Path
+) -> None:
+    info = replace(composer.info, sampling={"guidance": 8.0, "top_k": 10})
+    other = Composer(composer.model, info, composer.video, composer.codec, composer.engines, "other")
+    other.score(video).save(tmp_path / "before.wav")
+    after = other.score(video, continue_from=tmp_path / "before.wav")
+    assert (after.tags["settings"]["guidance"], after.tags["settings"]["top_k"]) == (4.0, 10)
+    assert other.sampling(goes_on=True, guidance=9.0).guidance == 9.0
+
+
 @pytest.mark.parametrize(
     ("change", "warning"),
     [

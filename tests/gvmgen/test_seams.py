@@ -69,7 +69,7 @@ def rank_of_seams(composer: Composer, codes: Tensor, seams_s: list[float]) -> di
 def test_no_seam_between_windows_stands_out_and_windows_on_their_own_would(
     composer: Composer, watched: dict[str, Tensor]
 ) -> None:
-    """Where frames are followed, they decide so much that windows on their own would not stand out either."""
+    """Where the picture decides much, windows on their own would not stand out either: so also without."""
     config = composer.model.config
     plan = planned(LENGTH_S * CODE_RATE, config.window_s, anchor_s=config.anchor_s)
     seams_s = [before.stop / CODE_RATE for before in plan[:-1]]
@@ -87,14 +87,14 @@ def test_no_seam_between_windows_stands_out_and_windows_on_their_own_would(
                 glimpses=watched["glimpses"],
             )
 
-    free = composer.sampling(follow=0.0)
+    free = composer.sampling(follow=0.0, guidance=1.0)
     following = rank_of_seams(composer, composed(plan, 0, composer.sampling()), seams_s)
     joined = rank_of_seams(composer, composed(plan, 0, free), seams_s)
     stretches = zip([0, *seams_s], [*seams_s, LENGTH_S], strict=True)
     lengths = [round((end - begin) * CODE_RATE) for begin, end in stretches]
     alone = [composed([Window(0, length, length)], 1000 * n, free) for n, length in enumerate(lengths, 1)]
     apart = rank_of_seams(composer, torch.cat(alone, dim=2), seams_s)
-    print(f"seams that follow frames: {following}; that do not: {joined}; of windows on their own: {apart}")
+    print(f"seams, as it composes: {following}; without guidance: {joined}; of windows on their own: {apart}")
     for name in ("spectrum", "loudness"):
         assert following[name] < 0.62, following  # by chance 0.5 ± 0.045
         assert joined[name] < 0.62 < apart[name], (name, joined, apart)

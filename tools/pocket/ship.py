@@ -23,7 +23,7 @@ from gvmgen.encoders.presets import POCKET_DIR
 from gvmgen.evaluation.evaluator import load_evaluator, save_evaluator
 
 LICENCE = "Apache-2.0"
-SAMPLING = {"guidance": 10.0, "follow": 1.5}  # tools/pocket/README.md, "What frames say without music"
+SAMPLING = {"guidance": 8.0, "follow": 1.5}  # tools/pocket/README.md, "Music that the picture does not tell"
 PROVENANCE = {
     "data": "synthetic pairs of video and music made by tools/pocket/corpus.py; nothing else",
     "instruments": "FluidR3 General MIDI sound font (MIT), through FluidSynth",
@@ -72,7 +72,7 @@ def gives_same_codes(one: EncodecModel, other: EncodecModel) -> bool:
 
 def ship_model(source: Path, package: Path) -> None:
     model, info = load_model(source, dtype=torch.float32)
-    model.config = replace(model.config, dropout=0.0)  # the training's; `--preset pocket --init` wants none
+    model.config = replace(model.config, dropout=0.0, anchor_s=0)  # the training's own
     shipped = replace(info, trained=True, licence=LICENCE, provenance=PROVENANCE, sampling=SAMPLING)
     save_model(package, model.half(), shipped)
 
