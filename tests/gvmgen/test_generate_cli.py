@@ -41,7 +41,7 @@ class ToneComposer:
     encoders: ClassVar[dict[str, Any]] = {"video": {"model": "an ear"}, "audio": {"model": "an eye"}}
     identity: ClassVar[dict[str, Any]] = {"weights": "none"}
 
-    def sampling(self, **chosen: Any) -> SamplingConfig:
+    def sampling(self, *, goes_on: bool = False, **chosen: Any) -> SamplingConfig:
         return SamplingConfig(**chosen)
 
     def warnings(self) -> list[str]:
@@ -339,7 +339,7 @@ def test_a_models_own_sampling_counts_but_for_what_the_user_chooses(
     used = []
 
     class Choosy(ToneComposer):
-        def sampling(self, **chosen: Any) -> SamplingConfig:
+        def sampling(self, *, goes_on: bool = False, **chosen: Any) -> SamplingConfig:
             return SamplingConfig(**{"guidance": 8.0, "top_k": 10, "temperature": 0.5} | chosen)
 
         def takes(self, video: Path, count: int, **wish: Any) -> list[Music]:
