@@ -6,6 +6,7 @@ shards are copied back into DATA.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,9 @@ def fill_soon(disk: Path, filler: Path) -> None:
     while shutil.disk_usage(disk).used < before + WRITTEN_BYTES:
         time.sleep(0.001)
     with filler.open("wb", buffering=0) as file, suppress(OSError):
+        with suppress(OSError):  # at once, since the run goes on meanwhile and would be done
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free)
+            file.seek(0, os.SEEK_END)
         while True:  # until there is no byte left, whatever the run takes meanwhile
             file.write(bytes(1 << 20))
 
